@@ -1,0 +1,118 @@
+//! Configuration that programs share, parsed once into types that cannot be half-set.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::protocol::WorkerSettings;
+
+/// Where a program keeps things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// SQLite and files in one folder, everything else in process.
+    Embedded { folder: PathBuf },
+}
+
+/// The times of sessions and leases. Names as on the page that argues their safety: L lock, H heartbeat, C contact,
+/// T `lost_after`, G kill grace, S sweep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseTimes {
+    /// L.
+    pub lock_ttl: Duration,
+    /// H.
+    pub heartbeat: Duration,
+    /// C: silent for this long, a worker gets no new work.
+    pub contact: Duration,
+    /// T: silent for this long, its session is lost.
+    pub lost_after: Duration,
+    /// G: the most that a container may take to end after its deadline.
+    pub kill_grace: Duration,
+    /// S.
+    pub sweep: Duration,
+    pub ping: Duration,
+    pub pong_deadline: Duration,
+    /// The agent's longest pause between two tries to connect.
+    pub backoff_max: Duration,
+    pub handshake: Duration,
+}
+
+/// T is too short for an agent to notice that it is cut off and to come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "lost_after less kill_grace must be more than twice ping + pong_deadline + backoff_max + handshake: raise lost_after"
+)]
+pub struct UnsafeTimes;
+
+impl LeaseTimes {
+    pub const REAL: Self = Self {
+        lock_ttl: Duration::from_secs(5),
+        heartbeat: Duration::from_secs(5),
+        contact: Duration::from_secs(15),
+        lost_after: Duration::from_secs(300),
+        kill_grace: Duration::from_secs(10),
+        sweep: Duration::from_secs(5),
+        ping: Duration::from_secs(10),
+        pong_deadline: Duration::from_secs(10),
+        backoff_max: Duration::from_secs(10),
+        handshake: Duration::from_secs(5),
+    };
+
+    /// For tests: everything short enough to watch it happen.
+    pub const SCALED: Self = Self {
+        lock_ttl: Duration::from_secs(1),
+        heartbeat: Duration::from_millis(500),
+        contact: Duration::from_millis(1_500),
+        lost_after: Duration::from_secs(6),
+        kill_grace: Duration::from_secs(1),
+        sweep: Duration::from_millis(500),
+        ping: Duration::from_millis(500),
+        pong_deadline: Duration::from_millis(500),
+        backoff_max: Duration::from_millis(500),
+        handshake: Duration::from_millis(500),
+    };
+
+    /// # Errors
+    /// [`UnsafeTimes`] when `T - G > 2 x (ping + pong + back-off + handshake)` does not hold.
+    pub fn check(&self) -> Result<(), UnsafeTimes> {
+        let round = self.ping + self.pong_deadline + self.backoff_max + self.handshake;
+        if self.lost_after.saturating_sub(self.kill_grace) > 2 * round {
+            Ok(())
+        } else {
+            Err(UnsafeTimes)
+        }
+    }
+
+    /// How long a new leader waits for agents to come back before it counts anybody's silence.
+    pub fn reconnect_grace(&self) -> Duration {
+        self.backoff_max + self.handshake + 2 * self.heartbeat
+    }
+
+    pub const fn worker_settings(&self) -> WorkerSettings {
+        WorkerSettings {
+            heartbeat: self.heartbeat,
+            lost_after: self.lost_after,
+            kill_grace: self.kill_grace,
+            ping: self.ping,
+            pong_deadline: self.pong_deadline,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sets_of_times_are_safe() {
+        assert_eq!(LeaseTimes::REAL.check(), Ok(()));
+        assert_eq!(LeaseTimes::SCALED.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_short_lease_is_refused() {
+        let times = LeaseTimes {
+            lost_after: Duration::from_secs(60),
+            ..LeaseTimes::REAL
+        };
+        assert_eq!(times.check(), Err(UnsafeTimes));
+    }
+}

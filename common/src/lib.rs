@@ -1,0 +1,27 @@
+//! The shared core of JobWorker: words, rules and seams, without a driver and without a socket.
+//!
+//! Read in this order: [`ids`] and [`time`], then what a [`job`] is, what becomes of it ([`lifecycle`], [`retry`]),
+//! how agents are spoken to ([`protocol`]), where things are kept ([`store`]), and where rule and store meet
+//! ([`service`]).
+
+pub mod ids;
+pub mod secret;
+pub mod tasks;
+pub mod time;
+
+pub mod attempt;
+pub mod job;
+pub mod log;
+pub mod worker;
+
+pub mod lifecycle;
+pub mod queue;
+pub mod retry;
+
+pub mod identity;
+pub mod protocol;
+pub mod store;
+
+pub mod config;
+pub mod error;
+pub mod service;

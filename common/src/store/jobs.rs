@@ -1,0 +1,126 @@
+//! The home of jobs.
+
+use async_trait::async_trait;
+
+use super::StoreError;
+use crate::ids::{AccountId, JobId, SessionId};
+use crate::job::{Epoch, Job, Revision, StateName};
+use crate::time::Timestamp;
+
+/// Persistent home of jobs. Every change is a compare-and-set on [`Revision`]; a reader never sees half a change.
+///
+/// Batches are not transactions: each element succeeds or fails alone. Callers may call concurrently; an
+/// implementation groups what arrives while a write is under way.
+#[async_trait]
+pub trait JobStore: Send + Sync {
+    /// Stores new jobs durably. With a key that the account used before (within 24 h), the job stored first is
+    /// returned, untouched; with another fingerprint under that key, [`Inserted::KeyReused`]. An id that is already
+    /// there (the same write sent again) is answered as stored.
+    async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError>;
+
+    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError>;
+
+    /// Those of `ids` that exist, in any order.
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Job>, StoreError>;
+
+    /// Newest first; hidden jobs are left out.
+    async fn list(&self, query: &JobQuery) -> Result<Page<Job>, StoreError>;
+
+    /// Stores each job if its row still has the expected revision; the job carries its new one.
+    async fn commit(&self, changes: Vec<Commit>) -> Result<Vec<Result<(), CommitError>>, StoreError>;
+
+    /// Jobs in state `queued`, by id after `after`: the queue is made anew from these.
+    async fn queued(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError>;
+
+    /// Jobs whose time has come, earliest first.
+    async fn due(&self, due: Due, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError>;
+
+    /// Jobs in state `assigned` or `running`, by id after `after`.
+    async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError>;
+
+    /// How many jobs are in each state; of one account, or of all.
+    async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError>;
+}
+
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    pub job: Job,
+    pub key: Option<(IdempotencyKey, Fingerprint)>,
+}
+
+/// A client's own name for one submission; kept for 24 h for its account and submitter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(pub String);
+
+/// Of the request's body, so that one key cannot stand for two requests. Lower-case hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub String);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inserted {
+    Stored,
+    /// The key was used before for the same request: the job as it stands now.
+    Repeated(Box<Job>),
+    /// The key was used before for another request; nothing was stored.
+    KeyReused,
+}
+
+/// A changed job, and the revision that it was changed from.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    pub job: Job,
+    pub expected: Revision,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Somebody was quicker: load again and decide again.
+    #[error("the row has another revision")]
+    Conflict,
+    #[error("there is no such job")]
+    NotFound,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// `scheduled` with `at` up to now.
+    Start,
+    /// `queued` past its own queue limit.
+    QueueDeadline,
+}
+
+/// Which held jobs are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    Any,
+    /// Written last in a term before this one.
+    BeforeTerm(Epoch),
+    /// In these sessions.
+    Sessions(Vec<SessionId>),
+    /// In these sessions, still `assigned` or with a cancel that the agent has not confirmed: what gateways look for.
+    Undelivered(Vec<SessionId>),
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct JobQuery {
+    /// None: every account, for administrators and the system itself.
+    pub account: Option<AccountId>,
+    /// Empty: every state.
+    pub states: Vec<StateName>,
+    /// Labels that a job must carry, each with this value.
+    pub labels: Vec<(String, String)>,
+    /// Only jobs submitted before this one.
+    pub before: Option<JobCursor>,
+    pub limit: usize,
+}
+
+/// A place in a list: the id of the last job seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobCursor(pub JobId);
+
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Where the next page begins; none at the end.
+    pub next: Option<JobCursor>,
+}

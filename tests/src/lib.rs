@@ -1,0 +1,3 @@
+//! The end-to-end package: what its tests share.
+
+pub mod tidy;
