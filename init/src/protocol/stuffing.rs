@@ -1,0 +1,75 @@
+//! Byte stuffing (consistent overhead, COBS): turns any bytes into bytes without a zero, at most one more for
+//! each 254, so that a zero on the wire is always the mark of a frame.
+
+/// The most that `len` bytes become.
+pub(super) const fn stuffed_len_max(len: usize) -> usize {
+    len + len / RUN_MAX + 2
+}
+
+/// The longest run without a zero that one code byte can announce.
+const RUN_MAX: usize = 254;
+
+/// Appends `source` without zeros to `out`.
+pub(super) fn stuff(source: &[u8], out: &mut Vec<u8>) {
+    let mut rest = source;
+    loop {
+        let window = &rest[..rest.len().min(RUN_MAX)];
+        if let Some(run) = window.iter().position(|b| *b == 0) {
+            push_run(&window[..run], out);
+            rest = &rest[run + 1..];
+            if rest.is_empty() {
+                // without this last code the zero just taken would be the implied one that is dropped
+                out.push(1);
+                return;
+            }
+        } else {
+            push_run(window, out);
+            rest = &rest[window.len()..];
+            if rest.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+/// Appends the original of `stuffed` to `out`; `None` if it is no stuffed text.
+pub(super) fn unstuff(stuffed: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let mut rest = stuffed;
+    while let Some((&code, tail)) = rest.split_first() {
+        let run = usize::from(code).checked_sub(1)?;
+        out.extend_from_slice(tail.get(..run)?);
+        rest = &tail[run..];
+        if run < RUN_MAX && !rest.is_empty() {
+            out.push(0);
+        }
+    }
+    Some(())
+}
+
+fn push_run(run: &[u8], out: &mut Vec<u8>) {
+    out.push(u8::try_from(run.len() + 1).expect("a run is at most 254 long"));
+    out.extend_from_slice(run);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_edges_of_a_run_come_back_whole() {
+        for len in [0, 1, 253, 254, 255, 508, 509, 600] {
+            for zero_at in [None, Some(0), Some(1), Some(253), Some(254), Some(len)] {
+                let mut source = vec![7_u8; len];
+                if let Some(at) = zero_at.filter(|at| *at <= len) {
+                    source.insert(at, 0);
+                }
+                let (mut wire, mut back) = (Vec::new(), Vec::new());
+                stuff(&source, &mut wire);
+                assert!(!wire.contains(&0));
+                assert!(wire.len() <= stuffed_len_max(source.len()));
+                assert_eq!(unstuff(&wire, &mut back), Some(()));
+                assert_eq!(back, source);
+            }
+        }
+    }
+}
