@@ -73,7 +73,8 @@ fn calls(code: &str, name: &str) -> bool {
     code.match_indices(&call).any(|(at, _)| {
         let before = &code[..at];
         let whole_word = !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let in_text = before.matches('"').count() % 2 == 1;
+        let quotes = before.matches('"').count() - before.matches("\\\"").count();
+        let in_text = quotes % 2 == 1;
         whole_word && !in_text
     })
 }

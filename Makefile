@@ -1,0 +1,37 @@
+# Every command of the project. `make` alone lists them; each is a few lines that call scripts/.
+# The scripts install and start what is missing, so that each target works on a new machine.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+.PHONY: help demo up setup build test verify lint fmt bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: ## show a job's whole life through the real programs, in a minute, and stop everything again
+	@scripts/demo
+
+up: ## set up, build, and leave the system running here: prints its address and the first password
+	@scripts/up
+
+setup: ## install and start what is missing on this machine (Docker Engine, the job image)
+	@scripts/setup
+
+build: ## build all programs
+	@scripts/build
+
+test: setup ## run every test, against the real engine
+	@scripts/test
+
+verify: ## everything that a change has to pass: format, clippy, docs, scripts, policy, tests
+	@scripts/verify
+
+lint: ## the part of verify that runs no test
+	@scripts/verify --no-tests
+
+fmt: ## format the Rust code
+	@cargo fmt --all
+
+bench: setup ## measure, with simulated agents and with real containers; writes what docs/benchmarks.md explains
+	@cargo run --release --package jobworker-bench -- all
