@@ -26,7 +26,10 @@ pub fn docker(socket: Option<&str>) -> Command {
 /// Runs it to its end; an error carries all that it printed.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = output(command)?;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     if !output.status.success() {
         bail!("{command:?} ended with {}:\n{out}{err}", output.status);
     }
@@ -36,14 +39,20 @@ pub fn run(command: &mut Command) -> Result<String> {
 /// Runs it to its end, whatever that is.
 pub fn output(command: &mut Command) -> Result<Output> {
     command.stdin(std::process::Stdio::null());
-    command.output().with_context(|| format!("{command:?} could not be started"))
+    command
+        .output()
+        .with_context(|| format!("{command:?} could not be started"))
 }
 
 /// A value of `scripts/images.env`.
 pub fn image(variable: &str) -> Result<String> {
     let text = include_str!("../../scripts/images.env");
-    let value = text.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
-    value.map(str::to_owned).with_context(|| format!("scripts/images.env does not set {variable}"))
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
+    value
+        .map(str::to_owned)
+        .with_context(|| format!("scripts/images.env does not set {variable}"))
 }
 
 /// An engine of a test's own (`scripts/engine`), stopped when the test ends, however it ends.
@@ -61,7 +70,11 @@ impl PrivateEngine {
     }
 
     pub fn socket(&self) -> String {
-        self.folder.path().join("docker.sock").to_string_lossy().into_owned()
+        self.folder
+            .path()
+            .join("docker.sock")
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// `start`, `stop` or `status` of `scripts/engine`.
@@ -78,7 +91,9 @@ impl PrivateEngine {
     /// The process that answers at the socket.
     pub fn pid(&self) -> Result<i32> {
         let text = std::fs::read_to_string(self.folder.path().join("dockerd.pid"))?;
-        text.trim().parse().with_context(|| format!("dockerd.pid holds `{text}`"))
+        text.trim()
+            .parse()
+            .with_context(|| format!("dockerd.pid holds `{text}`"))
     }
 }
 

@@ -11,7 +11,10 @@ fn config(name: &str) -> Value {
 #[test]
 fn a_second_setup_changes_nothing() {
     let name = image("JOBWORKER_IMAGE").expect("the image has a name");
-    let id = || run(docker(None).args(["image", "inspect", "--format", "{{.Id}}", &name])).expect("the image is there");
+    let id = || {
+        run(docker(None).args(["image", "inspect", "--format", "{{.Id}}", &name]))
+            .expect("the image is there")
+    };
     run(&mut script("ensure-image")).expect("the images are made");
     let first = id();
     run(&mut script("ensure-image")).expect("the images are there already");
@@ -24,7 +27,19 @@ fn a_job_finds_the_usual_programs_and_a_user_that_is_not_root() {
     let name = image("JOBWORKER_IMAGE").expect("the image has a name");
     let shell = "for p in sh cat tr sort uniq awk tar wc sleep; do command -v $p >/dev/null || echo missing $p; done; id -u";
     let mut command = docker(None);
-    command.args(["run", "--rm", "--network", "none", "--user", "65534", "--read-only", &name, "sh", "-c", shell]);
+    command.args([
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--user",
+        "65534",
+        "--read-only",
+        &name,
+        "sh",
+        "-c",
+        shell,
+    ]);
     assert_eq!(run(&mut command).expect("a container runs"), "65534\n");
 }
 
@@ -41,5 +56,8 @@ fn the_rules_image_sets_everything_that_an_image_can_set() {
     assert_eq!(config["Healthcheck"]["Test"], json!(["CMD-SHELL", "true"]));
 
     let said = run(docker(None).args(["run", "--rm", "--network", "none", &name])).expect("a container runs");
-    assert_eq!(said, "entry: dir=/srv/image greeting=hello args=echo from CMD\nfrom CMD\n");
+    assert_eq!(
+        said,
+        "entry: dir=/srv/image greeting=hello args=echo from CMD\nfrom CMD\n"
+    );
 }
