@@ -208,9 +208,8 @@ impl Job {
         step
     }
 
-    /// What time does to the job: `elapsed_ms` since the last look, in which the outbox was full or not.
-    pub fn tick(&mut self, now: u64, elapsed_ms: u64, outbox: &mut Outbox) -> Step {
-        let counted = if outbox.is_full() { 0 } else { elapsed_ms };
+    /// What time does to the job. `counted_ms` is the time since the last tick as far as the job could write.
+    pub fn tick(&mut self, now: u64, counted_ms: u64, outbox: &mut Outbox) -> Step {
         let over = self.kill_at_ms.is_some_and(|at| now >= at);
         match &mut self.stage {
             Stage::Starting(_) | Stage::Running => {
@@ -224,7 +223,7 @@ impl Job {
                 ended_at_ms,
                 left_ms,
             } => {
-                *left_ms = left_ms.saturating_sub(counted);
+                *left_ms = left_ms.saturating_sub(counted_ms);
                 if over || *left_ms == 0 || self.pipes.iter().all(Option::is_none) {
                     let end = Clearing::Exited {
                         status: *status,
@@ -239,7 +238,7 @@ impl Job {
                 Step::Nothing
             }
             Stage::Clearing { left_ms, .. } => {
-                *left_ms = left_ms.saturating_sub(counted);
+                *left_ms = left_ms.saturating_sub(counted_ms);
                 self.clear(now, outbox)
             }
         }

@@ -264,10 +264,24 @@ fn raise_oom_score() {
 
 /// The job begins with every signal at its default and none blocked, whatever init and its starter had.
 fn reset_signals() {
-    // SAFETY: sets are initialised before use; SIG_DFL needs no handler to live; refusals (KILL, STOP) are meant.
+    /// The largest number, and the size of the kernel's own set of them in bytes.
+    const SIGNALS: libc::c_int = 64;
+    const KERNEL_SET_BYTES: usize = 8;
+    // larger than the kernel's `struct sigaction` of any machine; zeroes are SIG_DFL without flags
+    let default = [0_u64; 8];
+    // SAFETY: the set is initialised before use; the kernel reads less than `default` holds and is asked for
+    // nothing. The bare call, because the C library keeps the first two real-time signals from us; refusals
+    // (KILL, STOP) are meant.
     unsafe {
-        for signal in 1..=libc::SIGRTMAX() {
-            libc::signal(signal, libc::SIG_DFL);
+        let nothing = ptr::null_mut::<libc::c_void>();
+        for signal in 1..=SIGNALS {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                nothing,
+                KERNEL_SET_BYTES,
+            );
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

@@ -58,6 +58,8 @@ pub struct Supervisor {
     deadline_ms: u64,
     engine_asked_at_ms: Option<u64>,
     last_tick_ms: u64,
+    /// Whether the ring was full at the last tick, and so during the sleep that followed.
+    was_full: bool,
     pid_1: bool,
 }
 
@@ -70,6 +72,7 @@ impl Supervisor {
             deadline_ms: wait_until_ms,
             engine_asked_at_ms: None,
             last_tick_ms: now,
+            was_full: false,
             pid_1: process::own_pid() == PID_1,
         }
     }
@@ -141,8 +144,14 @@ impl Supervisor {
     }
 
     pub fn tick(&mut self, now: u64) -> Option<Leave> {
-        let elapsed_ms = now.saturating_sub(self.last_tick_ms);
+        // an agent that is away must not use up the time in which output may still come
+        let counted_ms = if self.was_full {
+            0
+        } else {
+            now.saturating_sub(self.last_tick_ms)
+        };
         self.last_tick_ms = now;
+        self.was_full = self.outbox.is_full();
         let overdue = now >= self.deadline_ms;
         match &mut self.state {
             State::Waiting => (overdue || self.engine_asked_at_ms.is_some()).then_some(Leave::Abandoned),
@@ -150,7 +159,7 @@ impl Supervisor {
                 if overdue {
                     job.stop(EndedBy::Deadline, now);
                 }
-                let step = job.tick(now, elapsed_ms, &mut self.outbox);
+                let step = job.tick(now, counted_ms, &mut self.outbox);
                 self.take(step, now);
                 // everything is dead and nobody takes the rest of its output any more
                 let deserted = self
