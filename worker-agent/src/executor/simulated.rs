@@ -1,0 +1,1 @@
+//! An executor without containers, for benchmarks.
