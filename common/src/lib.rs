@@ -25,3 +25,5 @@ pub mod store;
 pub mod config;
 pub mod error;
 pub mod service;
+
+pub mod api_types;
