@@ -26,6 +26,8 @@ use crate::{
 const LINGER_MS: u64 = 2_000;
 /// How often KILL is repeated while something still lives.
 const KILL_AGAIN_MS: u64 = 20;
+/// How often to look while the last output waits for room in the ring: an outage may last for hours.
+const CLEAR_FULL_LOOK_MS: u64 = 1_000;
 /// How long to wait for what KILL does not move (a process in the kernel's uninterruptible sleep).
 const CLEAR_PATIENCE_MS: u64 = 5_000;
 
@@ -255,7 +257,12 @@ impl Job {
                 let linger = (!outbox.is_full()).then(|| now + left_ms);
                 linger.into_iter().chain(self.kill_at_ms).min()
             }
-            Stage::Clearing { .. } => Some(again),
+            // with the ring full nothing can end anyway: it waits for an acknowledgement
+            Stage::Clearing { .. } => Some(if outbox.is_full() {
+                now + CLEAR_FULL_LOOK_MS
+            } else {
+                again
+            }),
         }
     }
 

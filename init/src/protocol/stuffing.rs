@@ -13,8 +13,12 @@ const RUN_MAX: usize = 254;
 pub(super) fn stuff(source: &[u8], out: &mut Vec<u8>) {
     let mut rest = source;
     loop {
+        // binary output has long runs of zeros: each is an empty run and its zero
+        let zeros = rest.iter().take_while(|b| **b == 0).count();
+        out.resize(out.len() + zeros, 1);
+        rest = &rest[zeros..];
         let window = &rest[..rest.len().min(RUN_MAX)];
-        if let Some(run) = window.iter().position(|b| *b == 0) {
+        if let Some(run) = memchr::memchr(0, window) {
             push_run(&window[..run], out);
             rest = &rest[run + 1..];
             if rest.is_empty() {
@@ -36,6 +40,13 @@ pub(super) fn stuff(source: &[u8], out: &mut Vec<u8>) {
 pub(super) fn unstuff(stuffed: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let mut rest = stuffed;
     while let Some((&code, tail)) = rest.split_first() {
+        if code == 1 {
+            let codes = rest.iter().take_while(|b| **b == 1).count();
+            rest = &rest[codes..];
+            let zeros = if rest.is_empty() { codes - 1 } else { codes };
+            out.resize(out.len() + zeros, 0);
+            continue;
+        }
         let run = usize::from(code).checked_sub(1)?;
         out.extend_from_slice(tail.get(..run)?);
         rest = &tail[run..];

@@ -175,7 +175,7 @@ impl FrameDecoder {
     pub fn next_frame(&mut self, input: &mut &[u8]) -> Option<Frame> {
         while let Some((&first, tail)) = input.split_first() {
             match self.state {
-                State::Hunting => match input.iter().position(|b| *b == MARK) {
+                State::Hunting => match memchr::memchr(MARK, input) {
                     Some(at) => {
                         *input = &input[at + 1..];
                         self.state = State::Head;
@@ -230,7 +230,7 @@ impl FrameDecoder {
 
     fn take_body(&mut self, len: usize, input: &mut &[u8]) -> Option<Frame> {
         let part = &input[..input.len().min(len - self.held.len())];
-        if let Some(at) = part.iter().position(|b| *b == MARK) {
+        if let Some(at) = memchr::memchr(MARK, part) {
             // cut short: what follows is the next frame's
             *input = &input[at + 1..];
             self.broken += 1;

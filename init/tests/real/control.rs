@@ -68,7 +68,7 @@ fn a_large_specification_fits_into_a_line() {
 fn the_end_of_input_is_not_a_command() {
     let mut init = Init::new();
     let mut run = init.shell_run("sleep 0.4; echo done");
-    run.deadline_ms = boot_ms() + 1_500;
+    run.deadline_ms = boot_ms() + 4_000;
     init.tell(&Command::Run(Box::new(run)));
     init.close_input();
     let mut record = crate::harness::Record::default();

@@ -4,6 +4,24 @@ use jobworker_init::protocol::{Command, ExitStatus, Frame, Phase};
 
 use crate::harness::{Init, Record, boot_ms, noise, until};
 
+/// Takes what comes without acknowledging it, until the ring of 1 MiB is full and init has stopped to speak.
+fn fill_the_ring(init: &mut Init, record: &mut Record) -> Vec<Frame> {
+    let mut numbered = Vec::new();
+    loop {
+        match init.next_within(300) {
+            Some(frame) => {
+                numbered.extend(frame.seq().map(|_| frame.clone()));
+                assert!(
+                    !record.take(frame),
+                    "the job cannot end while it waits in its write"
+                );
+            }
+            None if record.stdout.len() > 900_000 => return numbered,
+            None => {}
+        }
+    }
+}
+
 /// Files for `cat`, and the script that writes them to both streams at once.
 fn two_files(out: &[u8], err: &[u8]) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
@@ -59,19 +77,8 @@ fn a_full_ring_stops_the_job_but_not_init() {
     let mut init = Init::new();
     init.shell(&script);
     let mut record = Record::default();
-    let mut first = Vec::new();
-    while let Some(frame) = init.next_within(300) {
-        first.extend(frame.seq().map(|_| frame.clone()));
-        assert!(
-            !record.take(frame),
-            "the job cannot end while it waits in its write"
-        );
-    }
-    assert!(
-        record.stdout.len() <= 1 << 20 && record.stdout.len() > 900_000,
-        "{}",
-        record.stdout.len()
-    );
+    let first = fill_the_ring(&mut init, &mut record);
+    assert!(record.stdout.len() <= 1 << 20, "{}", record.stdout.len());
 
     init.attach_anew(0);
     let Frame::Ready(ready) = init.next() else {
@@ -105,9 +112,7 @@ fn lingering_is_not_counted_while_the_ring_is_full() {
     let mut init = Init::new();
     init.shell(&format!("cat {}/out & exit 3", dir.path().display()));
     let mut record = Record::default();
-    while let Some(frame) = init.next_within(300) {
-        assert!(!record.take(frame));
-    }
+    fill_the_ring(&mut init, &mut record);
     // longer than the main process's heirs may linger
     let end = boot_ms() + 2_500;
     until("more than the linger is over", || (boot_ms() > end).then_some(()));
