@@ -203,10 +203,7 @@ impl SubmitJob {
             retry: RetryPolicy {
                 max_retries: self.retry.max_retries.unwrap_or(retry.max_retries),
                 on: self.retry.on.unwrap_or(retry.on),
-                backoff: self
-                    .retry
-                    .backoff_ms
-                    .map_or(retry.backoff, Duration::from_millis),
+                backoff: self.retry.backoff_ms.map_or(retry.backoff, Duration::from_millis),
                 backoff_max: self
                     .retry
                     .backoff_max_ms
