@@ -44,6 +44,8 @@ pub struct Job {
     started_at_ms: Option<u64>,
     /// When everything was killed for the first time after the main process ended.
     cleared_at_ms: Option<u64>,
+    /// No child is left; orphans fall to init, so no descendant either, and nobody who could still write.
+    alone: bool,
     oom_kills_before: Option<u64>,
     pid_1: bool,
     chunk: Box<[u8]>,
@@ -96,6 +98,7 @@ impl Job {
             kill_at_ms: None,
             started_at_ms: None,
             cleared_at_ms: None,
+            alone: false,
             oom_kills_before: oom::kills_so_far(pid_1),
             pid_1,
             chunk: vec![0; CHUNK_BYTES_MAX].into_boxed_slice(),
@@ -194,7 +197,14 @@ impl Job {
     /// Takes leave of all that has ended. The end of the main process decides the outcome.
     pub fn reap(&mut self, now: u64) -> Step {
         let mut step = Step::Nothing;
-        while let Reaped::Child(pid, status) = process::reap_one() {
+        loop {
+            let (pid, status) = match process::reap_one() {
+                Reaped::Child(pid, status) => (pid, status),
+                rest @ (Reaped::NoneEnded | Reaped::NoChildren) => {
+                    self.alone = rest == Reaped::NoChildren;
+                    return step;
+                }
+            };
             if pid == self.main {
                 // what it reported before it ended must be known first; after its end the report is there
                 step = self.look_at_verdict(now);
@@ -207,7 +217,6 @@ impl Job {
                 }
             }
         }
-        step
     }
 
     /// What time does to the job. `counted_ms` is the time since the last tick as far as the job could write.
@@ -226,7 +235,7 @@ impl Job {
                 left_ms,
             } => {
                 *left_ms = left_ms.saturating_sub(counted_ms);
-                if over || *left_ms == 0 || self.pipes.iter().all(Option::is_none) {
+                if over || *left_ms == 0 || self.alone || self.pipes.iter().all(Option::is_none) {
                     let end = Clearing::Exited {
                         status: *status,
                         ended_at_ms: *ended_at_ms,
@@ -271,13 +280,12 @@ impl Job {
         self.cleared_at_ms.get_or_insert(now);
         kill_everything(self.pid_1);
         self.reap(now);
-        let alone = process::reap_one() == Reaped::NoChildren;
         let Stage::Clearing { end, left_ms } = &self.stage else {
             return Step::Nothing;
         };
         let (end, given_up) = (*end, *left_ms == 0);
         let emptied = self.pipes.iter().all(Option::is_none);
-        let over = given_up || (alone && emptied);
+        let over = given_up || (self.alone && emptied);
         if !over {
             return Step::Nothing;
         }

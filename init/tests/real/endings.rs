@@ -246,6 +246,18 @@ fn a_deadline_that_passes_ends_the_job_and_one_that_is_renewed_does_not() {
 }
 
 #[test]
+fn a_deadline_ends_all_even_if_nobody_takes_the_output_any_more() {
+    let mut init = Init::new();
+    let mut run = init.shell_run("echo $$; exec yes");
+    run.deadline_ms = boot_ms() + 1_500;
+    init.tell(&Command::Run(Box::new(run)));
+    let pid = init.first_line().parse().unwrap();
+    // nothing is read or acknowledged from here on
+    assert_eq!(init.wait().code(), Some(75));
+    assert!(!alive(pid));
+}
+
+#[test]
 fn a_run_that_comes_after_its_own_deadline_is_not_started() {
     assert_eq!(
         reason_of(|run| run.deadline_ms = 1),
