@@ -129,7 +129,7 @@ impl LineDecoder {
     /// Takes from `input` up to the end of the next line. `None`: all of `input` is taken and no line is whole.
     pub fn next_line(&mut self, input: &mut &[u8]) -> Option<Result<ControlLine, Dropped>> {
         loop {
-            let Some(end) = memchr::memchr(b'\n', input) else {
+            let Some(end) = input.iter().position(|b| *b == b'\n') else {
                 self.keep(input);
                 *input = &[];
                 return None;

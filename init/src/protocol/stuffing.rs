@@ -9,6 +9,24 @@ pub(super) const fn stuffed_len_max(len: usize) -> usize {
 /// The longest run without a zero that one code byte can announce.
 const RUN_MAX: usize = 254;
 
+/// Where the first zero stands. Eight bytes at a time, because all output passes through here.
+pub(super) fn find_zero(bytes: &[u8]) -> Option<usize> {
+    const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let (words, tail) = bytes.as_chunks::<8>();
+    let with_zero = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
+        word.wrapping_sub(LOW) & !word & HIGH != 0
+    };
+    let clean = words.iter().position(with_zero).unwrap_or(words.len()) * 8;
+    let near = if clean < words.len() * 8 {
+        &bytes[clean..clean + 8]
+    } else {
+        tail
+    };
+    near.iter().position(|b| *b == 0).map(|at| clean + at)
+}
+
 /// Appends `source` without zeros to `out`.
 pub(super) fn stuff(source: &[u8], out: &mut Vec<u8>) {
     let mut rest = source;
@@ -18,7 +36,7 @@ pub(super) fn stuff(source: &[u8], out: &mut Vec<u8>) {
         out.resize(out.len() + zeros, 1);
         rest = &rest[zeros..];
         let window = &rest[..rest.len().min(RUN_MAX)];
-        if let Some(run) = memchr::memchr(0, window) {
+        if let Some(run) = find_zero(window) {
             push_run(&window[..run], out);
             rest = &rest[run + 1..];
             if rest.is_empty() {
@@ -65,6 +83,21 @@ fn push_run(run: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_zero_is_found_at_every_place() {
+        for len in 0..40 {
+            assert_eq!(find_zero(&vec![0x80; len]), None);
+            for first in 0..len {
+                for fill in [1_u8, 0x80, 0xff] {
+                    let mut bytes = vec![fill; len];
+                    bytes[first] = 0;
+                    bytes[len - 1] = 0;
+                    assert_eq!(find_zero(&bytes), Some(first));
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_edges_of_a_run_come_back_whole() {

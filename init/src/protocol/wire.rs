@@ -9,7 +9,7 @@
 use super::{
     PROTOCOL_VERSION,
     frame::{Data, Frame, Stream},
-    stuffing::{stuff, stuffed_len_max, unstuff},
+    stuffing::{find_zero, stuff, stuffed_len_max, unstuff},
 };
 
 /// The most bytes of output in one data frame, which is one log chunk: half of what a pipe holds, so that a
@@ -28,6 +28,7 @@ const STUFFED_MAX: usize = stuffed_len_max(BODY_HEAD + PAYLOAD_MAX + CRC);
 const WIRE_HEAD: usize = 3;
 /// The largest frame on the wire; a decoder holds no more than this.
 pub const WIRE_FRAME_BYTES_MAX: usize = WIRE_HEAD + STUFFED_MAX;
+/// What [`find_zero`] finds, and no stuffed byte is.
 const MARK: u8 = 0;
 /// Digits of the length: 1 to 255, never the mark.
 const BASE: usize = 255;
@@ -175,7 +176,7 @@ impl FrameDecoder {
     pub fn next_frame(&mut self, input: &mut &[u8]) -> Option<Frame> {
         while let Some((&first, tail)) = input.split_first() {
             match self.state {
-                State::Hunting => match memchr::memchr(MARK, input) {
+                State::Hunting => match find_zero(input) {
                     Some(at) => {
                         *input = &input[at + 1..];
                         self.state = State::Head;
@@ -230,7 +231,7 @@ impl FrameDecoder {
 
     fn take_body(&mut self, len: usize, input: &mut &[u8]) -> Option<Frame> {
         let part = &input[..input.len().min(len - self.held.len())];
-        if let Some(at) = memchr::memchr(MARK, part) {
+        if let Some(at) = find_zero(part) {
             // cut short: what follows is the next frame's
             *input = &input[at + 1..];
             self.broken += 1;

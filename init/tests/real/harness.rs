@@ -64,7 +64,7 @@ impl Init {
     }
 
     pub fn with(args: &[&str]) -> Self {
-        let mut command = Process::new(env!("CARGO_BIN_EXE_jobworker-init"));
+        let mut command = Process::new(env!("CARGO_BIN_EXE_jobworker-init-dynamic"));
         command.args(args);
         Self::from(command)
     }

@@ -18,7 +18,7 @@ fn the_job_inherits_no_descriptor_no_signal_and_no_variable() {
     let mut leaky = Process::new("/bin/sh");
     let script = format!(
         "trap '' HUP USR1; exec 9</etc/passwd; exec {}",
-        env!("CARGO_BIN_EXE_jobworker-init")
+        env!("CARGO_BIN_EXE_jobworker-init-dynamic")
     );
     leaky.args(["-c", &script]).env("SECRET", "of the starter");
     let mut init = Init::from(leaky);
@@ -85,7 +85,7 @@ fn the_job_runs_where_and_with_what_it_was_told() {
 
 #[test]
 fn what_init_does_not_understand_it_refuses() {
-    let output = Process::new(env!("CARGO_BIN_EXE_jobworker-init"))
+    let output = Process::new(env!("CARGO_BIN_EXE_jobworker-init-dynamic"))
         .arg("--what")
         .output()
         .unwrap();
