@@ -9,7 +9,7 @@ use crate::ids::{FileId, PoolName};
 use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
 
-/// A checked request. Text that comes from outside passes [`super::validate`] first.
+/// A checked request. Text that comes from outside passes [`validate()`](super::validate()) first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
     pub name: Option<String>,

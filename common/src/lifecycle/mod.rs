@@ -1,4 +1,4 @@
-//! What becomes of a job. [`step`] is pure and is the only writer of a job's state.
+//! What becomes of a job. [`step()`] is pure and is the only writer of a job's state.
 //!
 //! Every change of a job is: load the row, `step`, commit by compare-and-set on the revision. On a changed revision
 //! the writer loads again and **decides again**; a refusal counts only when the row as loaded refuses. What has to
