@@ -36,7 +36,8 @@ pub fn check_map(map: &str, files: &[TextFile]) -> Problems {
         for module in modules_of(package, files) {
             if !section.contains(&format!("`{module}`")) {
                 problems.push(format!(
-                    "docs/ARCHITECTURE.md, section `{package}/`: does not name the module `{module}` ({package}/src)"
+                    "docs/ARCHITECTURE.md, section `{package}/`: add a line such as `- `{module}`: {}`",
+                    purpose_of(package, module, files)
                 ));
             }
         }
@@ -75,6 +76,33 @@ fn modules_of<'a>(package: &str, files: &'a [TextFile]) -> BTreeSet<&'a str> {
         })
         .filter(|module| !["lib", "main", "bin"].contains(module))
         .collect()
+}
+
+/// The first sentence of the module's own doc: what the map's line most often says.
+fn purpose_of(package: &str, module: &str, files: &[TextFile]) -> String {
+    let paths = [
+        format!("{package}/src/{module}.rs"),
+        format!("{package}/src/{module}/mod.rs"),
+    ];
+    let text = files
+        .iter()
+        .find(|file| paths.contains(&file.path))
+        .map_or("", |file| file.text.as_str());
+    let doc: Vec<&str> = text
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(str::trim)
+        .collect();
+    let doc = doc
+        .split(|line| line.is_empty())
+        .next()
+        .unwrap_or_default()
+        .join(" ");
+    doc.split_inclusive(". ")
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Each decision has a number of its own, the three headings, and a line in the index.
@@ -260,6 +288,22 @@ mod tests {
             1
         );
         assert_eq!(check_map("## the api\n", &files).len(), 3);
+    }
+
+    #[test]
+    fn a_missing_line_of_the_map_is_proposed_from_the_modules_own_doc() {
+        let files = [
+            TextFile::new("api/Cargo.toml", ""),
+            TextFile::new(
+                "api/src/error.rs",
+                "//! What went\n//! wrong. And more.\n//!\n//! Even more.\nuse x;\n",
+            ),
+        ];
+        let problems = check_map("## `api/`\n", &files);
+        assert!(
+            problems[0].ends_with("`- `error`: What went wrong.`"),
+            "{problems:?}"
+        );
     }
 
     #[test]
