@@ -512,7 +512,7 @@ impl World {
 fn lease_of(worker: usize) -> Lease {
     let name = ["w0", "w1"][worker];
     Lease {
-        worker: WorkerId::new(name).unwrap(),
+        worker: WorkerId::new(name).expect("a good name"),
         session: SessionId::from_u128(worker as u128),
     }
 }
