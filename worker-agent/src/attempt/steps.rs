@@ -1,0 +1,279 @@
+//! The long steps of an attempt, each in a task of its own, so that the attempt hears its letter box meanwhile:
+//! getting ready, taking over, and bringing in what the job left.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::attempt::{Artifact, NotStartedReason, Outcome, RefusedArtifact};
+use common::ids::FileId;
+use common::protocol::Assignment;
+use common::time::Mono;
+use tokio::sync::{oneshot, watch};
+
+use super::Context;
+use super::outcome::{infra, of_start_failure};
+use super::slots::Slot;
+use crate::executor::{
+    AdoptFailure, AdoptRequest, CollectedFile, ContainerRef, LocalInput, PrepareRequest, Prepared, Running,
+};
+use crate::journal::Facts;
+
+/// Tries to fetch one input: over a minute with the pauses between them.
+const FETCH_TRIES: u32 = 8;
+
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A container that waits for its job.
+pub struct Ready {
+    pub prepared: Box<dyn Prepared>,
+    pub slot: Slot,
+    pub facts: Facts,
+}
+
+pub struct Adopted {
+    pub running: Box<dyn Running>,
+    pub slot: Slot,
+}
+
+/// What a run left, and the run, which may go now.
+pub struct Gathered {
+    pub running: Box<dyn Running>,
+    pub artifacts: Vec<Artifact>,
+    pub refused: Vec<RefusedArtifact>,
+}
+
+/// Slot, inputs, image, container. Where nobody waits for the answer any more, everything is put away again.
+pub fn prepare(
+    context: &Arc<Context>,
+    assignment: &Arc<Assignment>,
+) -> oneshot::Receiver<Result<Ready, Outcome>> {
+    let (mut answer, receiver) = oneshot::channel();
+    let (context_in, assignment) = (Arc::clone(context), Arc::clone(assignment));
+    context.tasks.spawn("prepare", async move {
+        let context = context_in;
+        let folder = context.folder_of(assignment.attempt).join("inputs");
+        // Up to here leaving leaves nothing behind but files.
+        let inputs = tokio::select! {
+            inputs = fetch(&context, &assignment, &folder) => inputs,
+            () = answer.closed() => return discard(folder).await,
+        };
+        let result = match inputs {
+            Ok((slot, inputs, inputs_ms)) => make(&context, &assignment, slot, inputs, inputs_ms).await,
+            Err(outcome) => Err(outcome),
+        };
+        discard(folder).await;
+        if let Err(Ok(unwanted)) = answer.send(result) {
+            unwanted.prepared.destroy().await;
+        }
+    });
+    receiver
+}
+
+/// Takes over a container of an earlier life; tried for as long as the engine is away.
+pub fn adopt(
+    context: &Arc<Context>,
+    assignment: &Arc<Assignment>,
+    container: ContainerRef,
+    slot: u32,
+    spooled_seq: u64,
+) -> oneshot::Receiver<Result<Adopted, AdoptFailure>> {
+    let (mut answer, receiver) = oneshot::channel();
+    let (context_in, assignment) = (Arc::clone(context), Arc::clone(assignment));
+    let slot = context.slots.claim(slot);
+    context.tasks.spawn("adopt", async move {
+        let context = context_in;
+        let mut pause = PAUSE_MIN;
+        let result = loop {
+            let request = AdoptRequest {
+                container: container.clone(),
+                assignment: Arc::clone(&assignment),
+                slot: slot.number,
+                spooled_seq,
+            };
+            match context.executor.adopt(request).await {
+                Ok(running) => break Ok(Adopted { running, slot }),
+                Err(gone @ AdoptFailure::Gone { .. }) => break Err(gone),
+                Err(AdoptFailure::Unavailable { message }) => {
+                    tracing::warn!(attempt = %assignment.attempt, message, "a container cannot be taken over yet");
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = answer.closed() => return,
+                    }
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        };
+        // A container that nobody waits for is left as it is.
+        let _ = answer.send(result);
+    });
+    receiver
+}
+
+/// Collects and uploads what matches the job's globs, for as long as the lease lives.
+pub fn gather(
+    context: &Arc<Context>,
+    assignment: &Arc<Assignment>,
+    mut running: Box<dyn Running>,
+    lease: watch::Receiver<Option<Mono>>,
+) -> oneshot::Receiver<Gathered> {
+    let (mut answer, receiver) = oneshot::channel();
+    let (context_in, assignment) = (Arc::clone(context), Arc::clone(assignment));
+    context.tasks.spawn("gather", async move {
+        let context = context_in;
+        let (mut artifacts, mut refused) = (Vec::new(), Vec::new());
+        match running.collect(&assignment.spec.artifacts).await {
+            Ok(collected) => {
+                refused = collected.refused;
+                for file in collected.files {
+                    let stored = tokio::select! {
+                        stored = upload(&context, &assignment, &file, &lease) => stored,
+                        () = answer.closed() => return,
+                    };
+                    match stored {
+                        Ok(artifact) => artifacts.push(artifact),
+                        Err(reason) => refused.push(RefusedArtifact {
+                            path: file.path,
+                            reason,
+                        }),
+                    }
+                }
+            }
+            Err(error) => refused.push(RefusedArtifact {
+                path: String::new(),
+                reason: format!("the workspace cannot be read: {error}"),
+            }),
+        }
+        // An attempt that is gone leaves its container to be adopted.
+        let _ = answer.send(Gathered {
+            running,
+            artifacts,
+            refused,
+        });
+    });
+    receiver
+}
+
+async fn fetch(
+    context: &Context,
+    assignment: &Assignment,
+    folder: &PathBuf,
+) -> Result<(Slot, Vec<LocalInput>, Option<u64>), Outcome> {
+    let slot = context.slots.acquire().await;
+    if assignment.inputs.is_empty() {
+        return Ok((slot, Vec::new(), None));
+    }
+    let began = context.clock.mono();
+    if assignment.inputs.len() != assignment.spec.inputs.len() {
+        return Err(infra("the assignment names its inputs in two different ways"));
+    }
+    tokio::fs::create_dir_all(folder)
+        .await
+        .map_err(|error| infra(&format!("no room for inputs: {error}")))?;
+    let mut inputs = Vec::with_capacity(assignment.inputs.len());
+    for (number, (source, wanted)) in assignment.inputs.iter().zip(&assignment.spec.inputs).enumerate() {
+        let local = folder.join(number.to_string());
+        let mut pause = PAUSE_MIN;
+        let mut tries = 1;
+        while let Err(error) = context.files.fetch(assignment.attempt, source, &local).await {
+            if !error.retryable() {
+                return Err(Outcome::NotStarted {
+                    reason: NotStartedReason::BadInputs,
+                    message: format!("{}: {error}", wanted.path),
+                });
+            }
+            if tries == FETCH_TRIES {
+                return Err(infra(&format!("{} cannot be fetched: {error}", wanted.path)));
+            }
+            tries += 1;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        inputs.push(LocalInput {
+            wanted: wanted.clone(),
+            local,
+        });
+    }
+    Ok((slot, inputs, Some(millis(context.clock.mono().since(began)))))
+}
+
+async fn make(
+    context: &Context,
+    assignment: &Arc<Assignment>,
+    slot: Slot,
+    inputs: Vec<LocalInput>,
+    inputs_ms: Option<u64>,
+) -> Result<Ready, Outcome> {
+    let request = PrepareRequest {
+        assignment: Arc::clone(assignment),
+        slot: slot.number,
+        inputs,
+    };
+    let prepared = context
+        .executor
+        .prepare(request)
+        .await
+        .map_err(|failure| of_start_failure(&failure))?;
+    let facts = prepared.facts();
+    Ok(Ready {
+        facts: Facts {
+            image_digest: facts.image_digest,
+            inputs_ms,
+            pull_ms: facts.pull_ms,
+            create_ms: facts.create_ms,
+        },
+        prepared,
+        slot,
+    })
+}
+
+async fn upload(
+    context: &Context,
+    assignment: &Assignment,
+    file: &CollectedFile,
+    lease: &watch::Receiver<Option<Mono>>,
+) -> Result<Artifact, String> {
+    let id = FileId::random();
+    let mut pause = PAUSE_MIN;
+    loop {
+        let tried = context
+            .files
+            .store(assignment.attempt, id, &file.path, &file.local)
+            .await;
+        match tried {
+            Ok(stored) => {
+                return Ok(Artifact {
+                    path: file.path.clone(),
+                    file: id,
+                    bytes: stored.bytes,
+                    sha256: stored.sha256,
+                });
+            }
+            Err(error) if !error.retryable() => return Err(error.to_string()),
+            Err(error) => {
+                let over = lease
+                    .borrow()
+                    .is_none_or(|deadline| deadline <= context.clock.mono());
+                if over {
+                    return Err(format!("not stored before the lease ended: {error}"));
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn discard(folder: PathBuf) {
+    match tokio::fs::remove_dir_all(&folder).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, folder = %folder.display(), "inputs are left behind");
+        }
+        _ => {}
+    }
+}
+
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
