@@ -1,0 +1,85 @@
+//! The scheduler: one leader of many replicas gives waiting jobs to workers, and every replica is a gateway that holds
+//! workers' sockets.
+//!
+//! Leader and gateways never call each other: they meet in rows, which are the truth, and in hints, which may be lost.
+//! What may be written by whom is the safety argument of the system (`docs/ARCHITECTURE.md`).
+
+mod accounts;
+mod config;
+mod fair_share;
+mod gateway;
+mod leader;
+mod placement;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use common::config::UnsafeTimes;
+use common::job::Epoch;
+use common::service::Jobs;
+use common::store::Stores;
+use common::tasks::Tasks;
+use common::time::SharedClock;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use self::config::{Config, Limits};
+use crate::accounts::Accounts;
+use crate::leader::Context;
+
+/// Why a scheduler did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Times(#[from] UnsafeTimes),
+    #[error("the workers' listener has no address")]
+    Listener(#[source] std::io::Error),
+}
+
+/// A running replica. It runs on its tasks and ends with them; this is only a view.
+#[derive(Debug, Clone)]
+pub struct Scheduler {
+    address: SocketAddr,
+    leading: watch::Receiver<Option<Epoch>>,
+}
+
+impl Scheduler {
+    /// Starts a replica: it tries to lead, and serves workers on `listener`, until `tasks` stop.
+    ///
+    /// # Errors
+    /// When the times are not safe, or the listener is broken.
+    pub fn start(
+        config: Config,
+        stores: Stores,
+        clock: SharedClock,
+        listener: TcpListener,
+        tasks: &Tasks,
+    ) -> Result<Self, StartError> {
+        config.times.check()?;
+        let address = listener.local_addr().map_err(StartError::Listener)?;
+        let context = Context {
+            config: Arc::new(config),
+            jobs: Jobs::new(stores.clone(), Arc::clone(&clock)),
+            accounts: Arc::new(Accounts::new(stores.clone(), Arc::clone(&clock))),
+            stores,
+            clock,
+        };
+        gateway::start(&context, listener, tasks);
+        let (leading, watched) = watch::channel(None);
+        tasks.spawn("leader", leader::run(context, leading, tasks.clone()));
+        Ok(Self {
+            address,
+            leading: watched,
+        })
+    }
+
+    /// Where workers connect.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The term that this replica leads, if it does now.
+    pub fn leads(&self) -> Option<Epoch> {
+        *self.leading.borrow()
+    }
+}

@@ -1,0 +1,164 @@
+//! Heartbeats: renewed in the gateway's lane, then judged by the rows, then acknowledged.
+
+use std::collections::HashSet;
+
+use common::ids::AttemptId;
+use common::job::{Job, JobState};
+use common::lifecycle::JobEvent;
+use common::protocol::{CloseCode, HeldAttempt, ToWorker};
+use common::store::{Beat, BeatAnswer, StoreError, Topic};
+use common::worker::{Condition, Load, Worker};
+
+use super::hello::{held_by, judge};
+use super::{Connection, Done, End};
+
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    pub number: u64,
+    pub attempts: Vec<HeldAttempt>,
+    pub condition: Condition,
+    pub load: Load,
+}
+
+/// What became of a heartbeat.
+pub struct Beaten {
+    heartbeat: Heartbeat,
+    answer: Judged,
+}
+
+enum Judged {
+    Renewed(Vec<Job>),
+    Lost,
+    Superseded,
+    /// The store did not answer: nothing is acknowledged, the agent counts on and asks again.
+    Unknown,
+}
+
+impl Connection {
+    /// One renewal is under way at a time; of those that come meanwhile the last one counts.
+    pub(super) fn beat(&mut self, heartbeat: Heartbeat) {
+        if self.beating {
+            self.next_beat = Some(heartbeat);
+            return;
+        }
+        self.beating = true;
+        let renewal = self.gateway.renewals.ask(Beat {
+            session: self.session,
+            conn: self.conn,
+        });
+        let (stores, clock) = (
+            self.gateway.stores.clone(),
+            std::sync::Arc::clone(&self.gateway.clock),
+        );
+        let (worker, session) = (self.worker.clone(), self.session);
+        self.begin(async move {
+            let answer = match renewal.await.flatten() {
+                None => Judged::Unknown,
+                Some(BeatAnswer::Lost) => Judged::Lost,
+                Some(BeatAnswer::Superseded) => Judged::Superseded,
+                Some(BeatAnswer::Renewed) => {
+                    let looked = async {
+                        let row = stores.workers.get(&worker).await?;
+                        if row.as_ref().is_some_and(|row| row.session != Some(session)) {
+                            return Ok(Judged::Superseded);
+                        }
+                        if let Some(row) = row {
+                            refresh(&stores, row, &heartbeat, clock.now()).await?;
+                        }
+                        Ok::<_, StoreError>(Judged::Renewed(held_by(&stores, session).await?))
+                    };
+                    looked.await.unwrap_or_else(|error| {
+                        tracing::warn!(%error, "a heartbeat could not be judged");
+                        Judged::Unknown
+                    })
+                }
+            };
+            Done::Beaten(Box::new(Beaten { heartbeat, answer }))
+        });
+    }
+
+    pub(super) fn beaten(&mut self, beaten: Beaten) -> Result<(), End> {
+        self.beating = false;
+        let Beaten { heartbeat, answer } = beaten;
+        match answer {
+            Judged::Renewed(rows) => {
+                self.end_absent(&rows, &heartbeat.attempts);
+                self.acknowledged = heartbeat.number;
+                let verdicts = judge(&rows, &heartbeat.attempts);
+                self.socket.put(&ToWorker::HeartbeatAck {
+                    number: heartbeat.number,
+                    verdicts,
+                });
+            }
+            Judged::Lost => {
+                return Err(End::Close(
+                    CloseCode::GoingAway,
+                    "the session is lost, begin anew",
+                ));
+            }
+            Judged::Superseded => {
+                return Err(End::Close(
+                    CloseCode::Superseded,
+                    "a newer connection speaks for this worker",
+                ));
+            }
+            Judged::Unknown => {}
+        }
+        if let Some(next) = self.next_beat.take() {
+            self.beat(next);
+        }
+        Ok(())
+    }
+
+    /// What runs by the rows but was missing from two heartbeats in a row has ended unseen; what is only assigned is
+    /// sent again.
+    fn end_absent(&mut self, rows: &[Job], listed: &[HeldAttempt]) {
+        let listed: HashSet<AttemptId> = listed.iter().map(|held| held.attempt).collect();
+        let missing_before = std::mem::take(&mut self.missing_once);
+        for job in rows {
+            let Some(attempt) = job.state.attempt().filter(|attempt| !listed.contains(attempt)) else {
+                continue;
+            };
+            if !missing_before.contains(&attempt) {
+                self.missing_once.insert(attempt);
+                continue;
+            }
+            // Its result may be on its way through our own hands.
+            if self.results.is_handling(attempt) {
+                continue;
+            }
+            match job.state {
+                JobState::Running { .. } => {
+                    tracing::warn!(job = %job.id, %attempt, "the agent does not know an attempt that should run");
+                    self.end(job, attempt, JobEvent::Absent { attempt });
+                }
+                _ => {
+                    if let Some(known) = self.attempts.get(attempt) {
+                        known.assigned = false;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Stores what the agent said of itself; capacity that has come or gone is hinted.
+async fn refresh(
+    stores: &common::store::Stores,
+    row: Worker,
+    heartbeat: &Heartbeat,
+    now: common::time::Timestamp,
+) -> Result<(), StoreError> {
+    let changed = row.condition != heartbeat.condition;
+    let row = Worker {
+        condition: heartbeat.condition.clone(),
+        load: heartbeat.load,
+        heard_at: now,
+        ..row
+    };
+    stores.workers.put(&row).await?;
+    if changed {
+        stores.hints.send(Topic::Capacity);
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! The beginning of a connection: hello, session, the worker's row, verdicts, welcome.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use common::ids::{AttemptId, SessionId, WorkerId};
+use common::job::{Job, JobState};
+use common::lifecycle::JobEvent;
+use common::protocol::{
+    CloseCode, FromWorker, HELD_ATTEMPTS_MAX, HeldAttempt, PROTOCOL_VERSION, ToWorker, Verdict, VerdictFor,
+};
+use common::store::{Held, StoreError, Stores, Topic};
+use common::worker::{Condition, Load, Session, Worker, WorkerDescription};
+
+use super::known::{Attempts, Known, Standing};
+use super::socket::{Inbound, Socket};
+use super::{End, Gateway};
+use crate::gateway::registry::Place;
+use crate::gateway::reports::Report;
+
+/// Rows read at once.
+const PAGE: usize = 500;
+
+/// A connection that may speak.
+pub struct Opened {
+    pub place: Place,
+    pub session: Session,
+    pub attempts: Attempts,
+    /// What the session holds, for the first deliveries.
+    pub rows: Vec<Job>,
+}
+
+struct Hello {
+    session: Option<SessionId>,
+    description: WorkerDescription,
+    condition: Condition,
+    attempts: Vec<HeldAttempt>,
+}
+
+/// Everything up to the welcome.
+///
+/// # Errors
+/// How the connection is to end.
+pub async fn open(gateway: &Arc<Gateway>, worker: &WorkerId, socket: &mut Socket) -> Result<Opened, End> {
+    let deadline = gateway.config.times.handshake;
+    let hello = tokio::time::timeout(deadline, expect_hello(socket))
+        .await
+        .map_err(|_| End::Close(CloseCode::TooSlow, "no hello in time"))??;
+    let stores = &gateway.stores;
+    let (session, resumed) = session(gateway, worker, hello.session).await?;
+    // Entered before the rows are looked at, so that what is assigned from now on is handed over.
+    let place = gateway
+        .registry
+        .enter(worker, session.id, session.conn)
+        .ok_or(End::Close(
+            CloseCode::Superseded,
+            "a newer connection speaks for this session",
+        ))?;
+    store_worker(gateway, worker, session.id, &hello).await?;
+    let rows = if resumed {
+        held_by(stores, session.id).await?
+    } else {
+        Vec::new()
+    };
+    let mut attempts = Attempts::default();
+    let verdicts = judge(&rows, &hello.attempts);
+    for (held, verdict) in hello.attempts.iter().zip(&verdicts) {
+        let standing = match verdict.verdict {
+            Verdict::Keep => Standing::Ours,
+            // Of another session or ended; the row is looked at when the agent speaks of it.
+            Verdict::Stop => continue,
+        };
+        attempts.insert(
+            held.attempt,
+            Known {
+                in_hello: true,
+                ..Known::new(held.job, standing)
+            },
+        );
+    }
+    let listed: HashSet<AttemptId> = hello.attempts.iter().map(|held| held.attempt).collect();
+    let rows = end_absent(gateway, rows, &listed).await;
+    socket.put(&ToWorker::Welcome {
+        protocol: PROTOCOL_VERSION,
+        session: session.id,
+        resumed,
+        settings: gateway.config.times.worker_settings(),
+        verdicts,
+    });
+    stores.hints.send(Topic::Capacity);
+    tracing::info!(%worker, session = %session.id, conn = session.conn, resumed, "a worker is connected");
+    Ok(Opened {
+        place,
+        session,
+        attempts,
+        rows,
+    })
+}
+
+async fn expect_hello(socket: &mut Socket) -> Result<Hello, End> {
+    loop {
+        return match socket.next().await {
+            Inbound::Alive => continue,
+            Inbound::Gone => Err(End::Gone),
+            Inbound::Bad(code) => Err(End::Close(code, "not a message")),
+            Inbound::Message(FromWorker::Hello { protocol, .. }) if !speaks(protocol) => Err(End::Close(
+                CloseCode::VersionMismatch,
+                "this protocol version is not spoken here",
+            )),
+            Inbound::Message(FromWorker::Hello { attempts, .. }) if attempts.len() > HELD_ATTEMPTS_MAX => {
+                Err(End::Close(CloseCode::BadMessage, "too many attempts"))
+            }
+            Inbound::Message(FromWorker::Hello {
+                session,
+                description,
+                condition,
+                draining,
+                attempts,
+                ..
+            }) => Ok(Hello {
+                session,
+                description,
+                condition: effective(condition, draining),
+                attempts,
+            }),
+            Inbound::Message(_) | Inbound::Chunk(..) => {
+                Err(End::Close(CloseCode::BadMessage, "hello comes first"))
+            }
+        };
+    }
+}
+
+/// This version and the one before, where there is one.
+fn speaks(protocol: u32) -> bool {
+    protocol >= 1 && (protocol == PROTOCOL_VERSION || protocol.checked_add(1) == Some(PROTOCOL_VERSION))
+}
+
+/// The agent's own wish to drain is part of its condition: the row's `draining` is the administrator's alone, and an
+/// agent that comes back must not end it.
+pub fn effective(condition: Condition, draining: bool) -> Condition {
+    if !draining {
+        return condition;
+    }
+    let mut reasons = match condition {
+        Condition::Ready => Vec::new(),
+        Condition::Unready { reasons } => reasons,
+    };
+    reasons.insert(0, "the worker is draining".to_owned());
+    Condition::Unready { reasons }
+}
+
+async fn session(
+    gateway: &Gateway,
+    worker: &WorkerId,
+    wanted: Option<SessionId>,
+) -> Result<(Session, bool), StoreError> {
+    let workers = &gateway.stores.workers;
+    if let Some(id) = wanted
+        && let Some(session) = workers.resume_session(id, worker).await?
+    {
+        return Ok((session, true));
+    }
+    let session = workers
+        .open_session(SessionId::random(), worker, gateway.clock.now())
+        .await?;
+    Ok((session, false))
+}
+
+async fn store_worker(
+    gateway: &Gateway,
+    worker: &WorkerId,
+    session: SessionId,
+    hello: &Hello,
+) -> Result<(), StoreError> {
+    let before = gateway.stores.workers.get(worker).await?;
+    let now = gateway.clock.now();
+    let row = Worker {
+        id: worker.clone(),
+        description: hello.description.clone(),
+        condition: hello.condition.clone(),
+        draining: before.as_ref().is_some_and(|row| row.draining),
+        session: Some(session),
+        registered_at: before.as_ref().map_or(now, |row| row.registered_at),
+        heard_at: now,
+        load: before.map_or_else(Load::default, |row| row.load),
+    };
+    gateway.stores.workers.put(&row).await
+}
+
+/// Everything that a session holds.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn held_by(stores: &Stores, session: SessionId) -> Result<Vec<Job>, StoreError> {
+    let (held, mut all) = (Held::Sessions(vec![session]), Vec::new());
+    loop {
+        let after = all.last().map(|job: &Job| job.id);
+        let rows = stores.jobs.held(&held, after, PAGE).await?;
+        let full = rows.len() == PAGE;
+        all.extend(rows);
+        if !full {
+            return Ok(all);
+        }
+    }
+}
+
+/// Keep what the rows say is current and of this session; stop the rest.
+pub fn judge(rows: &[Job], listed: &[HeldAttempt]) -> Vec<VerdictFor> {
+    let current: HashSet<AttemptId> = rows.iter().filter_map(|job| job.state.attempt()).collect();
+    listed
+        .iter()
+        .map(|held| {
+            let keep = current.contains(&held.attempt);
+            VerdictFor {
+                attempt: held.attempt,
+                verdict: if keep { Verdict::Keep } else { Verdict::Stop },
+            }
+        })
+        .collect()
+}
+
+/// What runs by the rows but is not known to its own agent has ended unseen. The others are handed back.
+async fn end_absent(gateway: &Gateway, rows: Vec<Job>, listed: &HashSet<AttemptId>) -> Vec<Job> {
+    let mut left = Vec::with_capacity(rows.len());
+    for job in rows {
+        match job.state {
+            JobState::Running { attempt, .. } if !listed.contains(&attempt) => {
+                tracing::warn!(job = %job.id, %attempt, "the agent does not know an attempt that should run");
+                let answer = gateway
+                    .reports
+                    .ask(Report {
+                        job: job.id,
+                        event: JobEvent::Absent { attempt },
+                    })
+                    .await;
+                tracing::debug!(?answer, "an absent attempt was ended");
+            }
+            _ => left.push(job),
+        }
+    }
+    left
+}

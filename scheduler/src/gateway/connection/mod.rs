@@ -1,0 +1,231 @@
+//! One agent's connection: one task over one set of events.
+//!
+//! What takes long (writes, look-ups for a report) runs beside the loop and comes back as an event; at most one append
+//! and one renewal are under way, and a bounded number of reports. While any bound is reached the socket is not read:
+//! the agent spools, and nothing here grows. A result is handled only after every chunk received before it is stored.
+
+mod assign;
+mod beat;
+mod hello;
+mod inbound;
+mod known;
+mod logs;
+mod results;
+mod socket;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::WebSocket;
+use common::ids::{AttemptId, JobId, SessionId, WorkerId};
+use common::job::Job;
+use common::protocol::CloseCode;
+use common::store::StoreError;
+use common::time::Mono;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+
+use self::beat::{Beaten, Heartbeat};
+use self::hello::Opened;
+use self::known::Attempts;
+use self::logs::ChunkQueue;
+use self::results::{Results, Settled};
+use self::socket::Socket;
+use super::Gateway;
+use super::registry::Place;
+use super::reports::Answer;
+
+/// Without anything else a connection looks about this often.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Most `started` of one agent that are being written; far above the slots of any node.
+const STARTS_UNDER_WAY_MAX: usize = 512;
+
+/// The allowance of messages is renewed this often.
+const ALLOWANCE_PERIOD: Duration = Duration::from_secs(1);
+
+/// How a connection ends.
+#[derive(Debug)]
+pub enum End {
+    Close(CloseCode, &'static str),
+    Gone,
+}
+
+impl From<StoreError> for End {
+    /// The agent comes back, perhaps to another replica, and says everything again.
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "a connection ends because the store does not answer");
+        Self::Close(CloseCode::GoingAway, "the store does not answer")
+    }
+}
+
+/// What was asked for beside the loop, and has come back.
+enum Done {
+    Stored(bool),
+    Beaten(Box<Beaten>),
+    Started(JobId, AttemptId, Option<Answer>),
+    Ended(AttemptId, Option<Answer>),
+    Settled(Box<Settled>),
+}
+
+struct Connection {
+    gateway: Arc<Gateway>,
+    worker: WorkerId,
+    session: SessionId,
+    conn: u64,
+    socket: Socket,
+    attempts: Attempts,
+    under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    chunks: ChunkQueue,
+    results: Results,
+    starts_under_way: usize,
+    beating: bool,
+    next_beat: Option<Heartbeat>,
+    /// The heartbeat acknowledged last; the hello is number 0.
+    acknowledged: u64,
+    /// Running by the rows, but missing from the last heartbeat.
+    missing_once: HashSet<AttemptId>,
+    heard: Mono,
+    pinged: Mono,
+    /// Messages that may still be read in this second.
+    allowance: u32,
+    allowance_since: Mono,
+}
+
+/// Serves one socket to its end.
+pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, socket: WebSocket) {
+    let mut socket = Socket::new(socket, gateway.config.times.pong_deadline);
+    let stopping = gateway.tasks.stopping().clone();
+    let opened = tokio::select! {
+        () = stopping.cancelled() => Err(End::Close(CloseCode::GoingAway, "the gateway stops")),
+        opened = hello::open(&gateway, &worker, &mut socket) => opened,
+    };
+    let (end, socket) = match opened {
+        Err(end) => (end, socket),
+        Ok(Opened {
+            mut place,
+            session,
+            attempts,
+            rows,
+        }) => {
+            let now = gateway.clock.mono();
+            let mut connection = Connection {
+                worker: worker.clone(),
+                session: session.id,
+                conn: session.conn,
+                socket,
+                attempts,
+                under_way: FuturesUnordered::new(),
+                chunks: ChunkQueue::default(),
+                results: Results::default(),
+                starts_under_way: 0,
+                beating: false,
+                next_beat: None,
+                acknowledged: 0,
+                missing_once: HashSet::new(),
+                heard: now,
+                pinged: now,
+                allowance: gateway.config.limits.messages_per_second,
+                allowance_since: now,
+                gateway,
+            };
+            let end = tokio::select! {
+                () = stopping.cancelled() => End::Close(CloseCode::GoingAway, "the gateway stops"),
+                end = Box::pin(connection.serve(&mut place, rows)) => end,
+            };
+            (end, connection.socket)
+        }
+    };
+    tracing::info!(%worker, ?end, "a worker's connection ends");
+    match end {
+        End::Close(code, reason) => socket.close(code, reason).await,
+        End::Gone => {}
+    }
+}
+
+impl Connection {
+    async fn serve(&mut self, place: &mut Place, rows: Vec<Job>) -> End {
+        match self.events(place, rows).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn events(&mut self, place: &mut Place, rows: Vec<Job>) -> Result<Infallible, End> {
+        for row in rows {
+            self.deliver(row).await?;
+        }
+        let mut tick = tokio::time::interval(self.period());
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if !self.socket.flush().await {
+                return Err(End::Gone);
+            }
+            let reads = self.reads();
+            tokio::select! {
+                inbound = self.socket.next(), if reads => self.inbound(inbound).await?,
+                Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.done(done)?,
+                Some(job) = place.found.recv() => self.deliver(job).await?,
+                () = place.superseded.cancelled() => {
+                    return Err(End::Close(CloseCode::Superseded, "a newer connection speaks for this worker"));
+                }
+                _ = tick.tick() => self.tick()?,
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) -> Result<(), End> {
+        match done {
+            Done::Stored(stored) => self.chunks_stored(stored),
+            Done::Beaten(beaten) => self.beaten(*beaten)?,
+            Done::Started(job, attempt, answer) => self.started_answered(job, attempt, answer),
+            Done::Ended(attempt, answer) => self.ended(attempt, answer),
+            Done::Settled(settled) => self.settled(*settled),
+        }
+        Ok(())
+    }
+
+    /// Whether more may be read now.
+    fn reads(&self) -> bool {
+        self.allowance > 0
+            && !self.chunks.is_full()
+            && !self.results.is_full()
+            && self.starts_under_way < STARTS_UNDER_WAY_MAX
+    }
+
+    fn tick(&mut self) -> Result<(), End> {
+        let now = self.gateway.clock.mono();
+        let times = &self.gateway.config.times;
+        // A peer that we do not read cannot be blamed for its silence.
+        if !self.reads() {
+            self.heard = now;
+        } else if now.since(self.heard) >= times.ping + times.pong_deadline {
+            return Err(End::Close(CloseCode::TooSlow, "nothing was heard in time"));
+        }
+        if now.since(self.pinged) >= times.ping {
+            self.pinged = now;
+            self.socket.ping();
+        }
+        if now.since(self.allowance_since) >= ALLOWANCE_PERIOD {
+            self.allowance = self.gateway.config.limits.messages_per_second;
+            self.allowance_since = now;
+        }
+        self.pass_gaps(now);
+        self.append();
+        self.settle();
+        Ok(())
+    }
+
+    /// Fine enough for the shortest of its times.
+    fn period(&self) -> Duration {
+        TICK.min(self.gateway.config.times.ping / 4)
+            .max(Duration::from_millis(10))
+    }
+
+    fn begin(&self, future: impl Future<Output = Done> + Send + 'static) {
+        self.under_way.push(Box::pin(future));
+    }
+}

@@ -1,0 +1,94 @@
+//! Keeps the queue, which is an index and may vanish, in step with the rows, which are the truth.
+//!
+//! Three ways: a rebuild when the queue says that it is not built or a term begins; a walk when the counts differ
+//! twice in a row; and a walk now and then, since equal counts prove nothing. A walk only adds. An entry of a job that
+//! waits no more is dropped when somebody tries to claim it.
+
+use std::time::Duration;
+
+use common::job::StateName;
+use common::queue::QueueEntry;
+use common::store::{StoreError, Stores, Topic};
+use common::time::{Mono, SharedClock};
+
+use super::term::{DutyError, Term};
+
+/// Rows read at once: small enough that a walk over a million never holds the store or the term for long.
+const CHUNK: usize = 1_000;
+
+/// A walk without cause, each so many sweeps.
+const SWEEPS_BETWEEN_WALKS: u32 = 60;
+
+/// Adds every queued row to the queue.
+///
+/// # Errors
+/// When the term ended, or the store does not answer.
+pub async fn rebuild(stores: &Stores, term: &Term) -> Result<u64, DutyError> {
+    let added = walk(stores, term).await?;
+    stores.queue.mark_built().await?;
+    stores.hints.send(Topic::Queue);
+    tracing::info!(jobs = added, "the queue was made anew from the rows");
+    Ok(added)
+}
+
+async fn walk(stores: &Stores, term: &Term) -> Result<u64, DutyError> {
+    let (mut added, mut after) = (0, None);
+    loop {
+        term.check()?;
+        let rows = stores.jobs.queued(after, CHUNK).await?;
+        let Some(last) = rows.last() else { return Ok(added) };
+        after = Some(last.id);
+        let entries: Vec<QueueEntry> = rows.iter().filter_map(QueueEntry::of).collect();
+        stores.queue.push(&entries).await?;
+        added += entries.len() as u64;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Mends single losses for as long as the term lasts.
+pub struct Reconcile {
+    clock: SharedClock,
+    sweep: Duration,
+    next_walk: Mono,
+    differed: bool,
+}
+
+impl Reconcile {
+    pub fn new(clock: SharedClock, sweep: Duration) -> Self {
+        let next_walk = clock.mono().after(sweep * SWEEPS_BETWEEN_WALKS);
+        Self {
+            clock,
+            sweep,
+            next_walk,
+            differed: false,
+        }
+    }
+
+    /// One look; walks when there is cause.
+    ///
+    /// # Errors
+    /// As [`rebuild`].
+    pub async fn run(&mut self, stores: &Stores, term: &Term) -> Result<(), DutyError> {
+        let differs = differs(stores).await?;
+        let due = self.clock.mono() >= self.next_walk;
+        if due || (differs && self.differed) {
+            walk(stores, term).await?;
+            stores.hints.send(Topic::Queue);
+            self.next_walk = self.clock.mono().after(self.sweep * SWEEPS_BETWEEN_WALKS);
+            self.differed = false;
+        } else {
+            self.differed = differs;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the queue is shorter than the rows say. Longer is harmless.
+async fn differs(stores: &Stores) -> Result<bool, StoreError> {
+    let counts = stores.jobs.count_by_state(None).await?;
+    let queued = counts
+        .iter()
+        .find(|(state, _)| *state == StateName::Queued)
+        .map_or(0, |(_, count)| *count);
+    Ok(stores.queue.len().await? < queued)
+}

@@ -1,0 +1,180 @@
+//! The leader: one replica of many, chosen by a lock, fenced by its term.
+//!
+//! A term: take the lock; begin the next epoch; look at the lock again; take over what older terms hold; make the
+//! queue anew; then the duties, side by side, until one of them sees that the term is over. Everything that a term
+//! knows is thrown away with it.
+
+mod dispatch;
+mod index;
+mod picture;
+mod sweeps;
+mod takeover;
+mod term;
+mod wakes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::ids::SessionId;
+use common::job::Epoch;
+use common::service::Jobs;
+use common::store::Stores;
+use common::tasks::Tasks;
+use common::time::SharedClock;
+use tokio::sync::watch;
+
+use self::dispatch::{Dispatcher, TICK};
+use self::index::Reconcile;
+use self::term::{DutyError, LockHold, Resigned, Term};
+use self::wakes::Wakes;
+use crate::accounts::Accounts;
+use crate::config::Config;
+
+/// What the leader's parts share.
+#[derive(Clone)]
+pub struct Context {
+    pub config: Arc<Config>,
+    pub stores: Stores,
+    pub jobs: Jobs,
+    pub clock: SharedClock,
+    pub accounts: Arc<Accounts>,
+}
+
+/// Tries to lead for as long as the program runs. `leading` shows the current term.
+pub async fn run(context: Context, leading: watch::Sender<Option<Epoch>>, tasks: Tasks) {
+    let ttl = context.config.times.lock_ttl;
+    while !tasks.stopping().is_cancelled() {
+        let hold = Arc::new(LockHold::new(
+            Arc::clone(&context.stores.lock),
+            context.config.lock_key.clone(),
+            SessionId::random().to_string(),
+            ttl,
+            Arc::clone(&context.clock),
+        ));
+        match hold.acquire().await {
+            Ok(true) => {
+                let reason = lead(&context, &hold, &leading, &tasks).await;
+                leading.send_replace(None);
+                hold.release().await;
+                match reason {
+                    Some(reason) => tracing::warn!(%reason, "the term is over"),
+                    None => tracing::info!("the leader stops"),
+                }
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the leader's lock does not answer"),
+        }
+        pause(&tasks, ttl / 3).await;
+    }
+}
+
+/// One term, from the lock to its end. None: the program stops.
+async fn lead(
+    context: &Context,
+    hold: &Arc<LockHold>,
+    leading: &watch::Sender<Option<Epoch>>,
+    tasks: &Tasks,
+) -> Option<DutyError> {
+    let duties = async {
+        let term = match begin(context, hold).await {
+            Ok(term) => term,
+            Err(error) => return error,
+        };
+        leading.send_replace(Some(term.epoch));
+        perform(context, &term).await
+    };
+    tokio::select! {
+        () = tasks.stopping().cancelled() => None,
+        ended = keep_lock(context, hold) => Some(ended.into()),
+        ended = duties => Some(ended),
+    }
+}
+
+/// Renews the lock at a third of its life, from before the take-over on, since that may take long.
+async fn keep_lock(context: &Context, hold: &LockHold) -> Resigned {
+    loop {
+        tokio::time::sleep(context.config.times.lock_ttl / 3).await;
+        if let Err(reason) = hold.check() {
+            return reason;
+        }
+        // A store that hangs must not outlive the trust.
+        let renewed = tokio::time::timeout(context.config.times.lock_ttl / 3, hold.renew()).await;
+        let answer = renewed.unwrap_or_else(|_| hold.check());
+        if let Err(reason) = answer {
+            return reason;
+        }
+    }
+}
+
+async fn begin(context: &Context, hold: &Arc<LockHold>) -> Result<Term, DutyError> {
+    let epoch = context.stores.terms.begin().await?;
+    hold.look_again().await?;
+    let term = Term::new(epoch, Arc::clone(hold), context.jobs.clone());
+    let marked = takeover::take_over(&context.stores, &term).await?;
+    tracing::info!(?epoch, marked, "a term begins");
+    index::rebuild(&context.stores, &term).await?;
+    Ok(term)
+}
+
+async fn perform(context: &Context, term: &Term) -> DutyError {
+    let wakes = Wakes::default();
+    let hints = context.stores.hints.subscribe();
+    let dispatcher = Dispatcher::new(context.clone(), term.clone(), wakes.clone());
+    tokio::select! {
+        () = wakes.gather(hints) => unreachable_end(),
+        ended = Box::pin(dispatcher.run()) => ended,
+        ended = Box::pin(sweeps::often(context, term)) => ended,
+        ended = Box::pin(sweeps::seldom(context, term)) => ended,
+        ended = watch_terms(context, term) => ended,
+        ended = reconcile(context, term) => ended,
+    }
+}
+
+/// Gathering never ends; if it did, the term could not go on.
+const fn unreachable_end() -> DutyError {
+    DutyError::Resigned(Resigned::LockExpired)
+}
+
+async fn watch_terms(context: &Context, term: &Term) -> DutyError {
+    loop {
+        tokio::time::sleep(context.config.times.lock_ttl / 3).await;
+        match context.stores.terms.current().await {
+            Ok(current) if current > term.epoch => return Resigned::LaterTerm(current).into(),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the term could not be looked at"),
+        }
+    }
+}
+
+async fn reconcile(context: &Context, term: &Term) -> DutyError {
+    let sweep = context.config.times.sweep;
+    let mut reconcile = Reconcile::new(Arc::clone(&context.clock), sweep);
+    loop {
+        tokio::time::sleep(sweep).await;
+        if let Some(ended) = outcome("reconcile", reconcile.run(&context.stores, term).await) {
+            return ended;
+        }
+    }
+}
+
+/// What of a duty's answer ends the term: nothing but the term's own end. Everything else is tried again.
+fn outcome(duty: &'static str, answer: Result<(), DutyError>) -> Option<DutyError> {
+    match answer {
+        Ok(()) => None,
+        Err(DutyError::Store(error)) => {
+            tracing::warn!(%error, duty, "a duty waits for the store");
+            None
+        }
+        Err(ended @ DutyError::Resigned(_)) => Some(ended),
+    }
+}
+
+async fn pause(tasks: &Tasks, length: Duration) {
+    tokio::select! {
+        () = tasks.stopping().cancelled() => {}
+        () = tokio::time::sleep(length) => {}
+    }
+}
+
+/// How often due jobs are looked for.
+const OFTEN: Duration = TICK;
