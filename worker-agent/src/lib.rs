@@ -87,6 +87,18 @@ pub async fn run(
     run_with(config, seams, clock, tasks).await
 }
 
+/// [`run`] with the engine of this machine.
+///
+/// # Errors
+/// As [`run`]; also when the engine does not answer.
+#[expect(
+    clippy::unused_async,
+    reason = "the engine is asked here once its executor is built in"
+)]
+pub async fn run_docker(_config: Config, _clock: SharedClock, _tasks: Tasks) -> Result<(), AgentError> {
+    Err(executor::ExecutorError::new("this build has no executor for Docker").into())
+}
+
 /// What an agent works through; tests bring their own.
 pub struct Seams {
     pub executor: Arc<dyn Executor>,

@@ -34,11 +34,13 @@ pub fn capacity(folder: &Path) -> Capacity {
 #[derive(Debug)]
 pub struct LoadMeter(Option<System>);
 
-impl LoadMeter {
-    pub fn new() -> Self {
+impl Default for LoadMeter {
+    fn default() -> Self {
         Self(System::new().ok())
     }
+}
 
+impl LoadMeter {
     pub fn sample(&mut self, folder: &Path, running: usize) -> Load {
         let (cpu, memory_free) = self.0.as_mut().map_or((0.0, 0), |system| {
             system.refresh_cpu_usage();

@@ -120,7 +120,7 @@ impl Session {
             link: parts.link,
             description: parts.description,
             condition: parts.condition,
-            load: LoadMeter::new(),
+            load: LoadMeter::default(),
             attempts: BTreeMap::new(),
             over: mpsc::channel(OVER_QUEUE),
             state: LinkState::Dialling(mpsc::channel(1).1),

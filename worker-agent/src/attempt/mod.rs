@@ -129,6 +129,9 @@ struct ToSay {
     result: bool,
 }
 
+/// Marks a message as said.
+type StrikeOut = fn(&mut ToSay);
+
 struct Attempt {
     context: Arc<Context>,
     held: Held,
@@ -310,7 +313,7 @@ impl Attempt {
     }
 
     /// The message that is due, and what to strike out once it is on its way.
-    fn next_to_say(&self) -> Option<(FromWorker, fn(&mut ToSay))> {
+    fn next_to_say(&self) -> Option<(FromWorker, StrikeOut)> {
         self.outbox.as_ref()?;
         let (job, attempt) = (self.held.assignment.job, self.id());
         if self.say.started {
