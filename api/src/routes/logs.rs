@@ -1,0 +1,232 @@
+//! Output of jobs: by page, as raw bytes, and followed.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::sse::{KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use common::api_types::{EventId, INTEGER_MAX, LogChunkView, LogPageView};
+use common::ids::JobId;
+use common::log::Stream;
+use common::store::LogPosition;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::jobs::visible;
+use crate::error::ApiError;
+use crate::extract::{Caller, Id, Params, ReadJobs};
+use crate::range::{Wanted, wanted};
+use crate::services::follow::Follower;
+use crate::services::logs;
+use crate::state::App;
+
+/// Of one page; base64 makes a third more of it.
+const PAGE_BYTES: u64 = 256 * 1024;
+const PAGE_BYTES_MAX: u64 = 1024 * 1024;
+const TAIL_LINES_MAX: u64 = 100_000;
+/// Shorter than the idle time-outs of common proxies (30 to 60 s).
+const COMMENT_EVERY: Duration = Duration::from_secs(15);
+/// A download opens nothing and runs nothing, whatever the job wrote.
+pub const DOWNLOAD_POLICY: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
+
+/// A page of output, both streams in the order of arrival.
+#[utoipa::path(get, path = "/jobs/{id}/logs", tag = "logs", params(
+        ("id" = JobId, Path, description = "The job."),
+        ("attempt" = Option<u32>, Query, maximum = 4294967295u64, description = "Its number; default: the last."),
+        ("stream" = Option<Stream>, Query, description = "Only this stream."),
+        ("from" = Option<u64>, Query, maximum = 9007199254740991u64, description = "`next` of the page before; default 0."),
+        ("limit_bytes" = Option<u64>, Query, minimum = 1, maximum = 1048576, description = "About how much; default 262144.")),
+    responses((status = 200, description = "The page.", body = LogPageView)))]
+pub async fn page(
+    State(app): State<App>,
+    caller: Caller<ReadJobs>,
+    Id(id): Id<JobId>,
+    mut params: Params,
+) -> Result<axum::Json<LogPageView>, ApiError> {
+    let number = params.one::<u32>("attempt")?;
+    let stream = take_stream(&mut params)?;
+    let from = params.number("from", 0, 0..=INTEGER_MAX)?;
+    let limit = params.number("limit_bytes", PAGE_BYTES, 1..=PAGE_BYTES_MAX)?;
+    params.finish()?;
+    // the row before the log: an attempt that had ended by then has all its output stored
+    let job = visible(&app, &caller.principal, id).await?;
+    let Some(attempt) = logs::attempt(&job, number)? else {
+        return Ok(axum::Json(LogPageView {
+            attempt: None,
+            chunks: Vec::new(),
+            next: from,
+            complete: job.state.is_terminal(),
+        }));
+    };
+    let page = app
+        .stores
+        .logs
+        .read(attempt.id, stream, LogPosition(from), limit as usize)
+        .await?;
+    let ended = attempt.end.is_some();
+    let at_end =
+        page.chunks.is_empty() || (ended && page.next >= app.stores.logs.extent(attempt.id).await?.end);
+    Ok(axum::Json(LogPageView {
+        attempt: Some(attempt.number),
+        chunks: page
+            .chunks
+            .iter()
+            .map(|stored| LogChunkView::of(attempt.number, stored))
+            .collect(),
+        next: page.next.0,
+        complete: ended && at_end,
+    }))
+}
+
+/// The bytes of one stream, whole, by `Range`, or the last lines.
+#[utoipa::path(get, path = "/jobs/{id}/logs/raw", tag = "logs", params(
+        ("id" = JobId, Path, description = "The job."),
+        ("attempt" = Option<u32>, Query, maximum = 4294967295u64, description = "Its number; default: the last."),
+        ("stream" = Option<Stream>, Query, description = "Default stdout."),
+        ("tail" = Option<u64>, Query, maximum = 100000, description = "Only the last lines, that many. The last bytes: \
+            `Range: bytes=-n`."),
+        ("Range" = Option<String>, Header, description = "One range of bytes.")),
+    responses((status = 200, description = "What is stored now.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, description = "The range.", content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 416, description = "The range lies past the end.")))]
+pub async fn raw(
+    State(app): State<App>,
+    caller: Caller<ReadJobs>,
+    Id(id): Id<JobId>,
+    headers: HeaderMap,
+    mut params: Params,
+) -> Result<Response, ApiError> {
+    let number = params.one::<u32>("attempt")?;
+    let stream = take_stream(&mut params)?.unwrap_or(Stream::Stdout);
+    let tail = params.one::<u64>("tail")?.map(|lines| lines.min(TAIL_LINES_MAX));
+    params.finish()?;
+    let job = visible(&app, &caller.principal, id).await?;
+    let attempt = logs::attempt(&job, number)?.ok_or_else(|| ApiError::not_found("attempt"))?;
+    let store = &app.stores.logs;
+    let total = store.extent(attempt.id).await?.of(stream).bytes;
+    let (status, range) = match tail {
+        Some(lines) => {
+            let start = logs::tail_start(&**store, attempt.id, stream, total, lines).await?;
+            (StatusCode::OK, start..total)
+        }
+        None => match wanted(&headers, total)? {
+            Wanted::Whole => (StatusCode::OK, 0..total),
+            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        },
+    };
+    let name = format!("{id}-{}-{}.log", attempt.number, stream.as_str());
+    let bytes = logs::stream(store.clone(), attempt.id, stream, range.start, range.end);
+    Ok(download(
+        status,
+        range,
+        total,
+        "application/octet-stream",
+        &name,
+        Body::from_stream(bytes),
+    ))
+}
+
+/// States, attempts and output as they come, until the job has ended. `Last-Event-ID` goes on after what was received.
+#[utoipa::path(get, path = "/jobs/{id}/logs/follow", tag = "logs", params(
+        ("id" = JobId, Path, description = "The job."),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last `log` event received.")),
+    responses((status = 200, description = "Events `state`, `attempt`, `log` and, at last, `end`.",
+        content_type = "text/event-stream", body = String)))]
+pub async fn follow(
+    State(app): State<App>,
+    caller: Caller<ReadJobs>,
+    Id(id): Id<JobId>,
+    headers: HeaderMap,
+    params: Params,
+) -> Result<Response, ApiError> {
+    params.finish()?;
+    let resume = match headers.get("last-event-id") {
+        None => None,
+        Some(value) => {
+            let text = value.to_str().unwrap_or_default();
+            Some(
+                text.parse::<EventId>()
+                    .map_err(|error| ApiError::field("Last-Event-ID", "wrong_type", error.to_string()))?,
+            )
+        }
+    };
+    visible(&app, &caller.principal, id).await?;
+    let permit = app.followers.clone().try_acquire_owned().map_err(|_| {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_followers",
+            "Too many logs are followed now.",
+        )
+        .retry_after(Duration::from_secs(5))
+    })?;
+    let follower = Follower::new(app, id, caller.principal, resume, permit);
+    let events = futures_util::stream::unfold(follower, |mut follower| async move {
+        let event = follower.next().await?;
+        Some((Ok::<_, Infallible>(event), follower))
+    });
+    let stream = Sse::new(events).keep_alive(KeepAlive::new().interval(COMMENT_EVERY));
+    // asks proxies to pass events on as they come
+    Ok(([("x-accel-buffering", "no")], stream).into_response())
+}
+
+fn take_stream(params: &mut Params) -> Result<Option<Stream>, ApiError> {
+    match params.one::<String>("stream")?.as_deref() {
+        None => Ok(None),
+        Some("stdout") => Ok(Some(Stream::Stdout)),
+        Some("stderr") => Ok(Some(Stream::Stderr)),
+        Some(_) => Err(ApiError::field(
+            "stream",
+            "wrong_type",
+            "expected stdout or stderr",
+        )),
+    }
+}
+
+/// An answer that a browser stores and never shows.
+pub fn download(
+    status: StatusCode,
+    range: std::ops::Range<u64>,
+    total: u64,
+    content_type: &str,
+    name: &str,
+    body: Body,
+) -> Response {
+    let mut response = (status, body).into_response();
+    let headers = response.headers_mut();
+    let text = |text: &str| HeaderValue::from_str(text).ok();
+    let length = range.end - range.start;
+    for (header, value) in [
+        (
+            header::CONTENT_TYPE,
+            text(content_type).or_else(|| text("application/octet-stream")),
+        ),
+        (header::CONTENT_LENGTH, text(&length.to_string())),
+        (header::ACCEPT_RANGES, text("bytes")),
+        (header::CONTENT_DISPOSITION, text(&attachment(name))),
+        (header::CONTENT_SECURITY_POLICY, text(DOWNLOAD_POLICY)),
+    ] {
+        if let Some(value) = value {
+            headers.insert(header, value);
+        }
+    }
+    if status == StatusCode::PARTIAL_CONTENT
+        && let Some(value) = text(&format!("bytes {}-{}/{total}", range.start, range.end - 1))
+    {
+        headers.insert(header::CONTENT_RANGE, value);
+    }
+    response
+}
+
+/// RFC 6266, the name percent-encoded as RFC 8187 has it: whatever it holds, it stays within its quotes.
+fn attachment(name: &str) -> String {
+    let mut text = String::from("attachment; filename*=UTF-8''");
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-') {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}

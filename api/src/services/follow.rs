@@ -1,0 +1,256 @@
+//! A follower of a job: its states, its attempts and their output, in order, until it ends.
+//!
+//! It reads rows, a page at a time and only as fast as the client takes events, so a slow client costs one page of
+//! memory and a lost hint costs one tick. Hints are subscribed to before the first look, or a change could fall between.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use axum::response::sse::Event;
+use common::api_types::{AttemptEvent, EndEvent, EventId, JobView, LogChunkView, StateEvent, event};
+use common::identity::Principal;
+use common::ids::{AttemptId, JobId};
+use common::job::Job;
+use common::store::{HintStream, LogPosition, StoreError, Topic};
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::state::App;
+
+/// Payload of one read.
+const PAGE_BYTES: usize = 128 * 1024;
+/// The longest that a lost hint delays news.
+const TICK: Duration = Duration::from_secs(1);
+/// A store that is away for longer than this many ticks ends the stream; the client comes back with its place.
+const FAILURES_MAX: u32 = 30;
+/// How often the follower's right to follow is looked at again.
+const RECHECK: Duration = Duration::from_secs(10);
+
+pub struct Follower {
+    app: App,
+    job: JobId,
+    caller: Principal,
+    hints: HintStream,
+    pending: VecDeque<Event>,
+    told: Option<StateEvent>,
+    /// The attempt being read, and where.
+    reading: Option<(u32, AttemptId, LogPosition)>,
+    resume: Option<EventId>,
+    checked_at: common::time::Mono,
+    failures: u32,
+    ended: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    pub fn new(
+        app: App,
+        job: JobId,
+        caller: Principal,
+        resume: Option<EventId>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            hints: app.stores.hints.subscribe(),
+            checked_at: app.clock.mono(),
+            app,
+            job,
+            caller,
+            pending: VecDeque::new(),
+            told: None,
+            reading: None,
+            resume,
+            failures: 0,
+            ended: false,
+            _permit: permit,
+        }
+    }
+
+    /// The next event; none at the end.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Some(event);
+            }
+            if self.ended || self.app.tasks.stopping().is_cancelled() {
+                return None;
+            }
+            let progress = match self.look().await {
+                Ok(progress) => {
+                    self.failures = 0;
+                    progress
+                }
+                Err(error) => {
+                    self.failures += 1;
+                    tracing::debug!(%error, "a follower met a store that does not answer");
+                    self.ended = self.failures > FAILURES_MAX;
+                    false
+                }
+            };
+            if !progress && self.pending.is_empty() && !self.ended {
+                self.wait().await;
+            }
+        }
+    }
+
+    /// One look at the rows. True when there may be more at once.
+    async fn look(&mut self) -> Result<bool, StoreError> {
+        if !self.still_allowed().await? {
+            self.ended = true;
+            return Ok(false);
+        }
+        // the row before the log: what ended before this look has all its output stored
+        let Some(job) = self
+            .app
+            .stores
+            .jobs
+            .get(self.job)
+            .await?
+            .filter(|job| !job.hidden)
+        else {
+            self.ended = true;
+            return Ok(false);
+        };
+        self.tell_state(&job);
+        if self.reading.is_none() {
+            self.begin(&job);
+        }
+        if self.read().await? {
+            return Ok(true);
+        }
+        if self.go_on(&job) {
+            return Ok(true);
+        }
+        if job.state.is_terminal() {
+            self.tell_end(&job);
+        }
+        Ok(false)
+    }
+
+    fn tell_state(&mut self, job: &Job) {
+        let now = StateEvent {
+            state: job.state.name(),
+            cancelling: job.cancel.is_some() && !job.state.is_terminal(),
+        };
+        if self.told.as_ref() != Some(&now) {
+            self.push(event::STATE, &now, None);
+            self.told = Some(now);
+        }
+    }
+
+    /// Where reading begins: after what the client has, else at the attempt that is the last one now.
+    fn begin(&mut self, job: &Job) {
+        let resumed = self.resume.take().and_then(|place| {
+            let attempt = job.attempts.iter().find(|one| one.number == place.attempt)?;
+            Some((attempt, LogPosition(place.position.saturating_add(1))))
+        });
+        match resumed {
+            Some((attempt, from)) => self.reading = Some((attempt.number, attempt.id, from)),
+            None => {
+                if let Some(attempt) = job.last_attempt() {
+                    self.tell_attempt(attempt);
+                }
+            }
+        }
+    }
+
+    fn tell_attempt(&mut self, attempt: &common::attempt::Attempt) {
+        let news = AttemptEvent {
+            attempt: attempt.number,
+            worker: attempt.lease.worker.clone(),
+        };
+        self.reading = Some((attempt.number, attempt.id, LogPosition(0)));
+        self.push(event::ATTEMPT, &news, None);
+    }
+
+    async fn read(&mut self) -> Result<bool, StoreError> {
+        let Some((number, id, from)) = self.reading else {
+            return Ok(false);
+        };
+        let page = self.app.stores.logs.read(id, None, from, PAGE_BYTES).await?;
+        for stored in &page.chunks {
+            let place = EventId {
+                attempt: number,
+                position: stored.position.0,
+            };
+            self.push(event::LOG, &LogChunkView::of(number, stored), Some(place));
+        }
+        self.reading = Some((number, id, page.next));
+        Ok(!page.chunks.is_empty())
+    }
+
+    /// The attempt is read to its end and another has begun.
+    fn go_on(&mut self, job: &Job) -> bool {
+        let Some((number, ..)) = self.reading else {
+            return false;
+        };
+        let next = job.attempts.iter().find(|attempt| attempt.number > number);
+        match next.cloned() {
+            Some(attempt) => {
+                self.tell_attempt(&attempt);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn tell_end(&mut self, job: &Job) {
+        let view = JobView::from(job);
+        let end = EndEvent {
+            state: view.state,
+            outcome: view.outcome,
+            exit_code: view.exit_code,
+        };
+        self.push(event::END, &end, None);
+        self.ended = true;
+    }
+
+    fn push(&mut self, name: &'static str, data: &impl Serialize, id: Option<EventId>) {
+        match Event::default().event(name).json_data(data) {
+            Ok(event) => self.pending.push_back(match id {
+                Some(id) => event.id(id.to_string()),
+                None => event,
+            }),
+            Err(error) => tracing::error!(%error, "an event could not be written"),
+        }
+    }
+
+    /// Until something may be new.
+    async fn wait(&mut self) {
+        let stopping = self.app.tasks.stopping().clone();
+        let tick = tokio::time::sleep(TICK);
+        let mut tick = std::pin::pin!(tick);
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tick.as_mut() => return,
+                hint = self.hints.next() => match hint {
+                    None => return,
+                    Some(Topic::Job(job)) if job == self.job => return,
+                    Some(Topic::Log(attempt)) if self.reading.is_some_and(|(_, id, _)| id == attempt) => return,
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+
+    /// A sign-in that was revoked, or a user who was disabled or moved, loses the stream too.
+    async fn still_allowed(&mut self) -> Result<bool, StoreError> {
+        let now = self.app.clock.mono();
+        if now.since(self.checked_at) < RECHECK {
+            return Ok(true);
+        }
+        self.checked_at = now;
+        let identity = &self.app.stores.identity;
+        let user = identity.user(&self.caller.user).await?;
+        let same = user.is_some_and(|user| !user.disabled && user.account == self.caller.account);
+        let signed_in = match self.caller.login {
+            None => true,
+            Some(login) => identity
+                .login(login)
+                .await?
+                .is_some_and(|login| !login.revoked && self.app.now() < login.absolute_end),
+        };
+        Ok(same && signed_in)
+    }
+}

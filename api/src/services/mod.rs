@@ -1,0 +1,6 @@
+//! What stands between a handler and the stores where more than one call is needed.
+
+pub mod follow;
+pub mod identity;
+pub mod logs;
+pub mod submit;
