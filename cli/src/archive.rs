@@ -103,8 +103,10 @@ impl Plan {
         } else if kind.is_symlink() {
             let target = std::fs::read_link(&full).map_err(read)?;
             if !stays_inside(path, &target) {
-                self.left_out
-                    .push(format!("`{}`: a link that points out of the folder", path.display()));
+                self.left_out.push(format!(
+                    "`{}`: a link that points out of the folder",
+                    path.display()
+                ));
                 return Ok(false);
             }
             Kind::Link { target }
@@ -301,20 +303,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("a/b/empty")).unwrap();
         std::fs::write(folder.path().join("a/run.sh"), "echo hi").unwrap();
-        std::fs::set_permissions(folder.path().join("a/run.sh"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+        std::fs::set_permissions(
+            folder.path().join("a/run.sh"),
+            std::fs::Permissions::from_mode(0o4755),
+        )
+        .unwrap();
         std::fs::write(folder.path().join("a/b/data"), vec![7u8; 100_000]).unwrap();
         let long = format!("a/{}", "n".repeat(200));
         std::fs::write(folder.path().join(&long), "x").unwrap();
 
         let (plan, bytes) = packed(folder.path());
         let found = unpacked(&bytes);
-        assert_eq!(found["a/run.sh"], (tar::EntryType::Regular, b"echo hi".to_vec(), 0o755));
+        assert_eq!(
+            found["a/run.sh"],
+            (tar::EntryType::Regular, b"echo hi".to_vec(), 0o755)
+        );
         assert_eq!(found["a/b/data"].1.len(), 100_000);
         assert_eq!(found[&long].1, b"x");
         assert_eq!(found["a/b/empty"].0, tar::EntryType::Directory);
         assert_eq!((plan.files(), plan.bytes), (3, 100_008));
         assert!(plan.left_out.is_empty());
-        assert_eq!(packed(folder.path()).1, bytes, "the same folder gives the same archive");
+        assert_eq!(
+            packed(folder.path()).1,
+            bytes,
+            "the same folder gives the same archive"
+        );
     }
 
     #[test]

@@ -31,7 +31,9 @@ pub struct SignIn {
 
 impl std::fmt::Debug for SignIn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SignIn").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("SignIn")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
@@ -48,9 +50,13 @@ impl Credentials {
         };
         let shown = path.display();
         if private_file::is_open_to_others(path).map_err(|error| io(format!("look at `{shown}`"), error))? {
-            return Err(Failure::new(format!("`{shown}` holds tokens, and others may read it"))
-                .expected("a file with mode 0600")
-                .next(format!("run `chmod 600 {shown}`, or sign in again: `jobworker login`")));
+            return Err(
+                Failure::new(format!("`{shown}` holds tokens, and others may read it"))
+                    .expected("a file with mode 0600")
+                    .next(format!(
+                        "run `chmod 600 {shown}`, or sign in again: `jobworker login`"
+                    )),
+            );
         }
         serde_json::from_str(&text).map_err(|error| {
             Failure::new(format!("`{shown}` is not a credentials file"))
@@ -62,7 +68,8 @@ impl Credentials {
     /// # Errors
     /// What the file system says.
     pub fn save(&self, path: &Path) -> Result<(), Failure> {
-        let mut text = serde_json::to_vec_pretty(self).map_err(|error| Failure::new("could not write").source(error))?;
+        let mut text =
+            serde_json::to_vec_pretty(self).map_err(|error| Failure::new("could not write").source(error))?;
         text.push(b'\n');
         private_file::write(path, &text).map_err(|error| io(format!("write `{}`", path.display()), error))
     }
@@ -73,7 +80,11 @@ impl Credentials {
 /// # Errors
 /// When the environment names no home.
 pub fn path() -> Result<PathBuf, Failure> {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     named("JOBWORKER_CONFIG")
         .or_else(|| named("XDG_CONFIG_HOME").map(|folder| folder.join("jobworker")))
         .or_else(|| named("HOME").map(|home| home.join(".config/jobworker")))

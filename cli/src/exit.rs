@@ -30,9 +30,9 @@ impl Exit {
     /// system's matter.
     pub fn of_outcome(outcome: &OutcomeView) -> Self {
         match outcome.kind.as_str() {
-            "exited" => outcome
-                .code
-                .map_or(Self::SYSTEM, |code| Self(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
+            "exited" => outcome.code.map_or(Self::SYSTEM, |code| {
+                Self(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
+            }),
             "not_started" => match outcome.reason {
                 Some(NotStartedReason::NoSuchCommand) => Self::NOT_FOUND,
                 Some(
@@ -86,8 +86,18 @@ mod tests {
             (Outcome::RunTimeout, 124),
             (Outcome::QueueTimeout, 123),
             (Outcome::WorkerLost, 125),
-            (Outcome::InfraError { message: String::new() }, 125),
-            (Outcome::ImageUnavailable { message: String::new() }, 125),
+            (
+                Outcome::InfraError {
+                    message: String::new(),
+                },
+                125,
+            ),
+            (
+                Outcome::ImageUnavailable {
+                    message: String::new(),
+                },
+                125,
+            ),
             (
                 Outcome::Cancelled {
                     by: CancelledBy::System,
@@ -96,7 +106,11 @@ mod tests {
                 130,
             ),
         ] {
-            assert_eq!(Exit::of_outcome(&OutcomeView::from(&outcome)), Exit(status), "{outcome:?}");
+            assert_eq!(
+                Exit::of_outcome(&OutcomeView::from(&outcome)),
+                Exit(status),
+                "{outcome:?}"
+            );
         }
     }
 }

@@ -106,7 +106,9 @@ impl fmt::Display for Failure {
 pub fn io(doing: impl fmt::Display, error: std::io::Error) -> Failure {
     let next = match error.kind() {
         std::io::ErrorKind::NotFound => Some("check the spelling, and the folder that you are in"),
-        std::io::ErrorKind::PermissionDenied => Some("check the owner and the mode of the file and its folders"),
+        std::io::ErrorKind::PermissionDenied => {
+            Some("check the owner and the mode of the file and its folders")
+        }
         std::io::ErrorKind::StorageFull => Some("free some space on that disk, then try again"),
         _ => None,
     };
@@ -137,7 +139,10 @@ mod tests {
     fn the_innermost_cause_is_told() {
         let error = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let text = io("write `x`", error).to_string();
-        assert!(text.starts_with("could not write `x` (permission denied)"), "{text}");
+        assert!(
+            text.starts_with("could not write `x` (permission denied)"),
+            "{text}"
+        );
         assert!(text.contains("do next:"), "{text}");
     }
 }

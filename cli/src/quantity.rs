@@ -22,7 +22,9 @@ pub fn cpu_millis(text: &str) -> Result<u32, String> {
         .strip_suffix('m')
         .map_or((text, 1_000.0), |thousandths| (thousandths, 1.0));
     let value = plain_number(number).ok_or_else(expected)? * factor;
-    whole(value.round()).filter(|millis| *millis > 0).ok_or_else(expected)
+    whole(value.round())
+        .filter(|millis| *millis > 0)
+        .ok_or_else(expected)
 }
 
 /// MiB from `512m`, `1.5g`, `2gib` or `300000k`, rounded up. A bare number is refused: it could mean bytes or MiB.
@@ -55,7 +57,9 @@ pub fn size_mib(text: &str) -> Result<u32, String> {
 /// A sentence with what is expected.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let expected = || {
-        format!("`{text}` is no time; expected numbers with units, such as `90s`, `10m`, `1h30m`, `2d` or `500ms`")
+        format!(
+            "`{text}` is no time; expected numbers with units, such as `90s`, `10m`, `1h30m`, `2d` or `500ms`"
+        )
     };
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
@@ -147,7 +151,13 @@ mod tests {
 
     #[test]
     fn amounts_mean_what_people_expect() {
-        for (text, millis) in [("1", 1_000), ("1.5", 1_500), ("0.25", 250), ("250m", 250), ("64", 64_000)] {
+        for (text, millis) in [
+            ("1", 1_000),
+            ("1.5", 1_500),
+            ("0.25", 250),
+            ("250m", 250),
+            ("64", 64_000),
+        ] {
             assert_eq!(cpu_millis(text), Ok(millis), "{text}");
         }
         for (text, mib) in [

@@ -82,11 +82,12 @@ pub struct InputArg(pub InputBody);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The job's stdout goes to stdout, its stderr to stderr; progress and messages go to stderr alone. On a terminal, control
-sequences other than colours are taken out unless `--raw` is given; into files and pipes the bytes go unchanged.
+The job's stdout goes to stdout, its stderr to stderr; progress and messages go to stderr alone.
+On a terminal, control sequences other than colours are taken out unless `--raw` is given; into
+files and pipes the bytes go unchanged.
 
-Ctrl-C cancels the job, with its grace, and stays until it has ended. A second Ctrl-C leaves it alone: the job goes on
-ending by itself, and `jobworker logs -f ID` follows it.
+Ctrl-C cancels the job, with its grace, and stays until it has ended. A second Ctrl-C leaves it
+alone: the job goes on ending by itself, and `jobworker logs -f ID` follows it.
 
 Exit status: the command's own, or
   123 waited longer than --queue-timeout        126 the command is not executable in this image
@@ -97,7 +98,7 @@ Exit status: the command's own, or
 Examples:
   jobworker run -- echo hi
   jobworker run --image python:3.13 --file . --memory 2g --timeout 30m -- python train.py
-  jobworker run --file data.csv --artifact 'out/**' --out results --shell -- 'sort data.csv > out/sorted.csv'
+  jobworker run --file in.csv --artifact out.csv --out results --shell -- 'sort in.csv >out.csv'
   jobworker run --detach --name nightly -- ./build.sh")]
 pub struct RunArgs {
     #[command(flatten)]
@@ -124,8 +125,8 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A specification is the body that the API takes (`jobworker get --json ID | jq .spec` shows one); a list of them is
-submitted in one request: all are stored, or none.
+A specification is the body that the API takes (`jobworker get --json ID | jq .spec` shows one);
+a list of them is submitted in one request: all are stored, or none.
 
 Examples:
   jobworker submit --name nightly --timeout 2h -- ./build.sh
@@ -194,9 +195,10 @@ impl JobArgs {
         match (self.shell, command) {
             (true, []) => Err("`--shell` needs a command line; expected `-- 'COMMAND LINE'`".to_owned()),
             (true, words) => Ok(CommandBody::Shell(words.join(" "))),
-            (false, []) if self.image.is_none() => {
-                Err("there is nothing to run; expected `-- COMMAND [ARGUMENT…]`, or an image that has a command".to_owned())
-            }
+            (false, []) if self.image.is_none() => Err(
+                "there is nothing to run; expected `-- COMMAND [ARGUMENT…]`, or an image that has a command"
+                    .to_owned(),
+            ),
             (false, words) => Ok(CommandBody::Argv(words.to_vec())),
         }
     }
@@ -214,7 +216,9 @@ fn environment(text: &str) -> Result<(String, String), String> {
 fn input(text: &str) -> Result<InputArg, String> {
     let expected = |why: String| format!("{why}; expected `FILE`, `FILE:PATH` or `FILE:PATH:unpack`");
     let (file, place) = text.split_once(':').unwrap_or((text, ""));
-    let file: FileId = file.parse().map_err(|error| expected(format!("`{file}` is no file's id: {error}")))?;
+    let file: FileId = file
+        .parse()
+        .map_err(|error| expected(format!("`{file}` is no file's id: {error}")))?;
     let (path, unpack) = match place.strip_suffix(":unpack") {
         Some(path) => (path, true),
         None => (place, false),
@@ -244,7 +248,12 @@ mod tests {
 
     #[test]
     fn nothing_to_run_is_said_before_anything_is_sent() {
-        assert!(JobArgs::default().request(&[]).unwrap_err().contains("-- COMMAND"));
+        assert!(
+            JobArgs::default()
+                .request(&[])
+                .unwrap_err()
+                .contains("-- COMMAND")
+        );
         let image = JobArgs {
             image: Some("x".into()),
             ..JobArgs::default()

@@ -40,10 +40,22 @@ pub struct Cli {
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// Address of the API [default: that of the last login, else http://127.0.0.1:3000]
-    #[arg(long, global = true, env = "JOBWORKER_SERVER", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "JOBWORKER_SERVER",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     pub server: Option<String>,
     /// A bearer token or API key, instead of the one that `login` saved
-    #[arg(long, global = true, env = "JOBWORKER_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "JOBWORKER_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
     pub token: Option<String>,
     /// Prints the API's own JSON, for programs
     #[arg(long, global = true)]
@@ -80,8 +92,10 @@ pub enum Verb {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  jobworker login\n  jobworker login --server http://10.0.0.5:3000 --user ada\n  \
-                        jobworker login --user admin --password-stdin < password-file")]
+#[command(
+    after_help = "Examples:\n  jobworker login\n  jobworker login --server http://10.0.0.5:3000 --user ada\n  \
+                        jobworker login --user admin --password-stdin < password-file"
+)]
 pub struct LoginArgs {
     /// Who signs in
     #[arg(long, short, default_value = "admin", value_name = "NAME")]
@@ -100,12 +114,14 @@ pub struct GetArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Without `-f` it prints what is stored and ends; with it, it stays until the job has ended. \
+#[command(
+    after_help = "Without `-f` it prints what is stored and ends; with it, it stays until the job has ended. \
                         Output of the job's stdout goes to stdout, of its stderr to stderr.\n\n\
                         Control sequences other than colours are taken out where a terminal would obey them. Into \
                         files and pipes the bytes go unchanged.\n\n\
                         Examples:\n  jobworker logs -f job_01h…\n  jobworker logs --stream stderr --tail 20 job_01h…\n  \
-                        jobworker logs job_01h… > output.bin")]
+                        jobworker logs job_01h… > output.bin"
+)]
 pub struct LogsArgs {
     /// The job's id
     #[arg(value_name = "ID")]
@@ -128,9 +144,11 @@ pub struct LogsArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "A running job is cancelled when its worker confirms it: `jobworker get` shows that it has \
+#[command(
+    after_help = "A running job is cancelled when its worker confirms it: `jobworker get` shows that it has \
                         been asked for.\n\nExamples:\n  jobworker cancel job_01h…\n  \
-                        jobworker cancel --why 'wrong input' job_01h… job_01j…")]
+                        jobworker cancel --why 'wrong input' job_01h… job_01j…"
+)]
 pub struct CancelArgs {
     /// The jobs' ids
     #[arg(value_name = "ID", required = true, num_args = 1..=1_000)]
@@ -141,9 +159,11 @@ pub struct CancelArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  jobworker list\n  jobworker list --state running --state queued\n  \
+#[command(
+    after_help = "Examples:\n  jobworker list\n  jobworker list --state running --state queued\n  \
                         jobworker list --label team=vision --limit 200\n  \
-                        jobworker list --json | jq -r '.jobs[].id'")]
+                        jobworker list --json | jq -r '.jobs[].id'"
+)]
 pub struct ListArgs {
     /// Only jobs in this state; may be repeated
     #[arg(long, value_name = "STATE")]
@@ -162,7 +182,9 @@ pub struct ListArgs {
 #[derive(Debug, Subcommand)]
 pub enum FilesVerb {
     /// Uploads a file, or a folder as tar.gz, and prints its id
-    #[command(after_help = "Examples:\n  jobworker files upload data.csv\n  jobworker files upload ./project")]
+    #[command(
+        after_help = "Examples:\n  jobworker files upload data.csv\n  jobworker files upload ./project"
+    )]
     Upload {
         /// Files or folders
         #[arg(value_name = "PATH", required = true)]
@@ -197,9 +219,11 @@ pub enum FilesVerb {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  jobworker artifacts job_01h…\n  jobworker artifacts job_01h… --download results\n\n\
+#[command(
+    after_help = "Examples:\n  jobworker artifacts job_01h…\n  jobworker artifacts job_01h… --download results\n\n\
                         Checksums are compared while downloading; no file is written outside of the folder, and none \
-                        that is there is replaced unless `--force` is given.")]
+                        that is there is replaced unless `--force` is given."
+)]
 pub struct ArtifactsArgs {
     /// The job's id
     #[arg(value_name = "ID")]

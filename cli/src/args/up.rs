@@ -7,15 +7,16 @@ use clap::Args;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Needs no server beside it: jobs, logs and files are kept in the state folder (SQLite and plain files). The first start
-makes its secrets and an administrator, whose password is printed once.
+Needs no server beside it: jobs, logs and files are kept in the state folder (SQLite and plain
+files). The first start makes its secrets and an administrator, whose password is printed once.
 
-Ctrl-C (or SIGTERM) ends it. Jobs that run go on in their containers, and the next `jobworker up` takes them up again,
-if it comes before their lease ends (290 s); their output is kept meanwhile. `--stop-jobs` cancels them instead.
+Ctrl-C (or SIGTERM) ends it. Jobs that run go on in their containers, and the next `jobworker up`
+takes them up again, if it comes before their lease ends (290 s); their output is kept meanwhile.
+`--stop-jobs` cancels them instead.
 
 Examples:
   jobworker up
-  jobworker up --listen 127.0.0.1:0 --worker-listen 127.0.0.1:0 --ready-file /run/jobworker/ready.json
+  jobworker up --listen 127.0.0.1:0 --worker-listen 127.0.0.1:0 --ready-file ready.json
   DEFAULT_IMAGE=debian:bookworm-slim jobworker up --slots 4")]
 pub struct UpArgs {
     /// Folder of everything that stays [default: $XDG_STATE_HOME/jobworker, else ~/.local/state/jobworker]
@@ -28,7 +29,12 @@ pub struct UpArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub worker_listen: SocketAddr,
     /// Image of jobs that name none
-    #[arg(long, value_name = "IMAGE", env = "DEFAULT_IMAGE", default_value = "debian:bookworm-slim")]
+    #[arg(
+        long,
+        value_name = "IMAGE",
+        env = "DEFAULT_IMAGE",
+        default_value = "debian:bookworm-slim"
+    )]
     pub image: String,
     /// Most jobs at the same time on this machine [default: as many as it has CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]

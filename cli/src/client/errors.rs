@@ -51,9 +51,10 @@ pub fn refused(server: &str, status: StatusCode, body: &[u8], with_token: bool) 
     }
     match next_step(status, with_token) {
         Some(next) => failure.next(next),
-        None if status.is_server_error() => {
-            failure.next(format!("look for {} in the server's log", line(&problem.request_id)))
-        }
+        None if status.is_server_error() => failure.next(format!(
+            "look for {} in the server's log",
+            line(&problem.request_id)
+        )),
         None => failure,
     }
 }
@@ -70,7 +71,9 @@ fn next_step(status: StatusCode, with_token: bool) -> Option<String> {
     let text = match status {
         StatusCode::UNAUTHORIZED if with_token => "sign in again: `jobworker login`",
         StatusCode::UNAUTHORIZED => "sign in first: `jobworker login`",
-        StatusCode::FORBIDDEN => "ask an administrator, or sign in as somebody else: `jobworker login --user NAME`",
+        StatusCode::FORBIDDEN => {
+            "ask an administrator, or sign in as somebody else: `jobworker login --user NAME`"
+        }
         StatusCode::NOT_FOUND => "check the id; `jobworker list` shows what there is",
         StatusCode::TOO_MANY_REQUESTS => "wait a little, then give the same command again",
         StatusCode::SERVICE_UNAVAILABLE => "give the same command again in a few seconds",

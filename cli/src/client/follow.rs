@@ -137,7 +137,9 @@ impl Follower {
                     return Ok(None);
                 }
                 self.last = Some(event.id.as_deref().and_then(|id| id.parse().ok()).unwrap_or(id));
-                let bytes = chunk.bytes().ok_or_else(|| not_understood("a chunk that is not base64"))?;
+                let bytes = chunk
+                    .bytes()
+                    .ok_or_else(|| not_understood("a chunk that is not base64"))?;
                 Followed::Log(chunk, bytes)
             }
             event::STATE => Followed::State(parse(event)?),

@@ -11,8 +11,8 @@ mod transfer;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Method, Response, StatusCode, Url};
 use common::api_types::paths;
+use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -169,7 +169,11 @@ impl Client {
 
     fn request(&self, call: &Call<'_>) -> reqwest::RequestBuilder {
         let mut url = self.base.clone();
-        url.set_path(&format!("{}{}", self.base.path().trim_end_matches('/'), call.path));
+        url.set_path(&format!(
+            "{}{}",
+            self.base.path().trim_end_matches('/'),
+            call.path
+        ));
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&call.query);
         }
@@ -201,7 +205,12 @@ impl Client {
             return Ok(response);
         }
         let body = self.body(response).await.unwrap_or_default();
-        Err(errors::refused(self.server(), status, &body, self.token.is_some()))
+        Err(errors::refused(
+            self.server(),
+            status,
+            &body,
+            self.token.is_some(),
+        ))
     }
 
     async fn body(&self, mut response: Response) -> Result<Bytes, Failure> {

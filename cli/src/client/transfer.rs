@@ -48,8 +48,10 @@ impl Upload {
         } else if found.is_file() {
             Ok(Self::File(path.to_owned()))
         } else {
-            Err(Failure::new(format!("`{}` is neither a file nor a folder", path.display()))
-                .expected("something that has an end"))
+            Err(
+                Failure::new(format!("`{}` is neither a file nor a folder", path.display()))
+                    .expected("something that has an end"),
+            )
         }
     }
 
@@ -64,7 +66,11 @@ impl Upload {
         let name = absolute
             .file_name()
             .map_or_else(|| "root".to_owned(), |name| name.to_string_lossy().into_owned());
-        if self.is_folder() { format!("{name}.tar.gz") } else { name }
+        if self.is_folder() {
+            format!("{name}.tar.gz")
+        } else {
+            name
+        }
     }
 }
 
@@ -74,13 +80,18 @@ impl Upload {
 /// Reading, sending, or the server's refusal.
 pub async fn upload(client: &Client, what: Upload, quiet: bool) -> Result<FileView, Failure> {
     let name = what.name();
-    let content_type = if what.is_folder() { "application/gzip" } else { "application/octet-stream" };
+    let content_type = if what.is_folder() {
+        "application/gzip"
+    } else {
+        "application/octet-stream"
+    };
     let (pieces, received) = mpsc::channel(PIECES_WAITING_MAX);
     let label = format!("uploading {name}");
     let reading = tokio::task::spawn_blocking(move || produce(&what, &label, pieces, quiet));
-    let body = Body::wrap_stream(futures_util::stream::unfold(received, |mut received| async move {
-        received.recv().await.map(|piece| (piece, received))
-    }));
+    let body = Body::wrap_stream(futures_util::stream::unfold(
+        received,
+        |mut received| async move { received.recv().await.map(|piece| (piece, received)) },
+    ));
     let part = Part::stream(body)
         .file_name(name)
         .mime_str(content_type)
@@ -203,7 +214,10 @@ impl Write for Sink {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let piece = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE_BYTES)));
+        let piece = Bytes::from(std::mem::replace(
+            &mut self.buffer,
+            Vec::with_capacity(PIECE_BYTES),
+        ));
         self.hash.update(&piece);
         self.pieces.blocking_send(Ok(piece)).map_err(|_| {
             self.closed = true;
@@ -335,7 +349,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Self::File {
-            temporary, kept: false, ..
+            temporary,
+            kept: false,
+            ..
         } = self
         {
             let _ = std::fs::remove_file(temporary);

@@ -32,13 +32,23 @@ pub fn page(job: &JobView, now: Timestamp) -> String {
     page.row("asked for", &asked_for(job));
     times(&mut page, job, now);
     if let Some(cancel) = &job.cancel {
-        let why = cancel.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        page.row("cancel", &format!("asked by {} at {}{why}", cancel.by, show_time(cancel.at)));
+        let why = cancel
+            .why
+            .as_ref()
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
+        page.row(
+            "cancel",
+            &format!("asked by {} at {}{why}", cancel.by, show_time(cancel.at)),
+        );
     }
     if job.user_retries + job.infra_retries > 0 {
         page.row(
             "retries",
-            &format!("{} for the command, {} for the system", job.user_retries, job.infra_retries),
+            &format!(
+                "{} for the command, {} for the system",
+                job.user_retries, job.infra_retries
+            ),
         );
     }
     for attempt in &job.attempts {
@@ -118,7 +128,11 @@ fn signal_name(signal: i32) -> &'static str {
 }
 
 fn image_text(job: &JobView) -> String {
-    let digest = job.attempts.iter().rev().find_map(|attempt| attempt.image_digest.as_ref());
+    let digest = job
+        .attempts
+        .iter()
+        .rev()
+        .find_map(|attempt| attempt.image_digest.as_ref());
     match digest {
         Some(digest) => format!("{} ({digest})", job.image),
         None => job.image.clone(),
@@ -128,11 +142,21 @@ fn image_text(job: &JobView) -> String {
 fn asked_for(job: &JobView) -> String {
     let (resources, limits) = (job.spec.resources, job.spec.limits);
     let mut parts = Vec::new();
-    parts.extend(resources.cpu_millis.map(|cpu| format!("{} CPU", f64::from(cpu) / 1_000.0)));
+    parts.extend(
+        resources
+            .cpu_millis
+            .map(|cpu| format!("{} CPU", f64::from(cpu) / 1_000.0)),
+    );
     parts.extend(resources.memory_mib.map(|mib| format!("{mib} MiB memory")));
     parts.extend(resources.disk_mib.map(|mib| format!("{mib} MiB disk")));
     parts.extend(limits.run_ms.map(|run| format!("{} at most", show_millis(run))));
-    parts.extend(job.spec.retry.max_retries.filter(|n| *n > 0).map(|n| format!("{n} retries")));
+    parts.extend(
+        job.spec
+            .retry
+            .max_retries
+            .filter(|n| *n > 0)
+            .map(|n| format!("{n} retries")),
+    );
     parts.join(", ")
 }
 
@@ -142,11 +166,17 @@ fn times(page: &mut Page, job: &JobView, now: Timestamp) {
         let waited = show_between(Some(job.created_at), Some(first.assigned_at));
         page.row("waited", &waited.unwrap_or_default());
     } else if let Some(since) = job.queued_at {
-        page.row("waiting", &show_between(Some(since), Some(now)).unwrap_or_default());
+        page.row(
+            "waiting",
+            &show_between(Some(since), Some(now)).unwrap_or_default(),
+        );
     }
     if let Some(ended) = job.ended_at {
         page.row("ended", &show_time(ended));
-        page.row("took", &show_between(Some(job.created_at), Some(ended)).unwrap_or_default());
+        page.row(
+            "took",
+            &show_between(Some(job.created_at), Some(ended)).unwrap_or_default(),
+        );
     }
 }
 
@@ -188,7 +218,11 @@ fn attempt_rows(page: &mut Page, attempt: &AttemptView, now: Timestamp) {
             show_bytes(logs.stdout.bytes),
             show_bytes(logs.stderr.bytes)
         );
-        let dropped: u64 = [logs.stdout.dropped, logs.stderr.dropped].iter().flatten().map(|d| d.bytes).sum();
+        let dropped: u64 = [logs.stdout.dropped, logs.stderr.dropped]
+            .iter()
+            .flatten()
+            .map(|d| d.bytes)
+            .sum();
         if dropped > 0 {
             text.push_str(&format!("; {} in the middle were not kept", show_bytes(dropped)));
         }
@@ -198,7 +232,10 @@ fn attempt_rows(page: &mut Page, attempt: &AttemptView, now: Timestamp) {
         page.row("  output", "incomplete: some of it was lost on the way");
     }
     for artifact in &attempt.artifacts {
-        page.row("  artifact", &format!("{} ({})", artifact.path, show_bytes(artifact.bytes)));
+        page.row(
+            "  artifact",
+            &format!("{} ({})", artifact.path, show_bytes(artifact.bytes)),
+        );
     }
     for refused in &attempt.artifacts_refused {
         page.row("  not kept", &format!("{}: {}", refused.path, refused.reason));

@@ -35,15 +35,9 @@ enum State {
     /// After ESC and intermediate bytes: one final byte is to come.
     Intermediate,
     /// After ESC [ : what has been read, empty once it is too long to be passed on.
-    Csi {
-        read: Vec<u8>,
-        too_long: bool,
-    },
+    Csi { read: Vec<u8>, too_long: bool },
     /// Within OSC, DCS, SOS, PM or APC: until BEL, ST or the bound.
-    String {
-        bytes: usize,
-        escape: bool,
-    },
+    String { bytes: usize, escape: bool },
 }
 
 impl Sanitiser {
@@ -233,7 +227,11 @@ mod tests {
             plain.push_str(&rest[..at]);
             let tail = &rest[at + 2..];
             let end = tail.find('m').expect("a colour ends");
-            assert!(tail[..end].bytes().all(|b| b.is_ascii_digit() || b == b';' || b == b':'));
+            assert!(
+                tail[..end]
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || b == b';' || b == b':')
+            );
             rest = &tail[end + 1..];
         }
         plain.push_str(rest);
@@ -260,7 +258,11 @@ mod tests {
             ("\u{1b}[31", ""),
             ("\u{1b}]0;never ended", ""),
         ] {
-            assert_eq!(String::from_utf8(whole(input.as_bytes())).unwrap(), shown, "{input:?}");
+            assert_eq!(
+                String::from_utf8(whole(input.as_bytes())).unwrap(),
+                shown,
+                "{input:?}"
+            );
         }
     }
 

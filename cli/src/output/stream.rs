@@ -38,13 +38,7 @@ impl JobOutput {
     ///
     /// # Errors
     /// The stream cannot be written.
-    pub fn chunk(
-        &mut self,
-        attempt: u32,
-        stream: Stream,
-        seq: u64,
-        bytes: &[u8],
-    ) -> Result<(), Failure> {
+    pub fn chunk(&mut self, attempt: u32, stream: Stream, seq: u64, bytes: &[u8]) -> Result<(), Failure> {
         if attempt != self.attempt {
             self.attempt = attempt;
             self.expected = [0; 2];
@@ -53,7 +47,10 @@ impl JobOutput {
         if seq > expected {
             self.break_line();
             let missing = seq - expected;
-            note(&format!("[{missing} pieces of {} are missing here]", stream.as_str()));
+            note(&format!(
+                "[{missing} pieces of {} are missing here]",
+                stream.as_str()
+            ));
         }
         self.bytes(stream, bytes)
     }

@@ -25,7 +25,13 @@ pub fn table<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [S
     let lines: Vec<String> = table
         .to_string()
         .lines()
-        .map(|line| line.trim_end().strip_prefix(' ').unwrap_or(line).trim_end().to_owned())
+        .map(|line| {
+            line.trim_end()
+                .strip_prefix(' ')
+                .unwrap_or(line)
+                .trim_end()
+                .to_owned()
+        })
         .collect();
     lines.join("\n")
 }

@@ -92,15 +92,22 @@ async fn save(
 
 /// A path that leads out of the folder is nobody's artifact.
 fn check(artifact: &ArtifactView) -> Result<(), Failure> {
-    let names_a_file = artifact.path.rsplit('/').next().is_some_and(|name| !matches!(name, "" | "."));
+    let names_a_file = artifact
+        .path
+        .rsplit('/')
+        .next()
+        .is_some_and(|name| !matches!(name, "" | "."));
     match validate_path(&artifact.path) {
         Ok(()) if names_a_file => Ok(()),
         Ok(()) => Err("it names no file"),
         Err(why) => Err(why),
     }
     .map_err(|why| {
-        Failure::new(line(&format!("the server names an artifact `{}`: {why}", artifact.path)))
-            .expected("a path below the folder")
+        Failure::new(line(&format!(
+            "the server names an artifact `{}`: {why}",
+            artifact.path
+        )))
+        .expected("a path below the folder")
     })
 }
 

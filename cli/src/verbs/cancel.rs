@@ -14,11 +14,18 @@ pub async fn perform(session: &Session, args: CancelArgs) -> Result<Exit, Failur
     let body = CancelRequestBody { why: args.why };
     let mut failed = 0;
     for id in &args.ids {
-        match client.call(&Call::post(&paths::job_cancel(*id)).json(&body)).await {
+        match client
+            .call(&Call::post(&paths::job_cancel(*id)).json(&body))
+            .await
+        {
             Ok(answer) if session.json() => print_json(&answer.0)?,
             Ok(answer) => {
                 let job: JobView = answer.parse()?;
-                let told = if job.state.is_terminal() { job.state.as_str() } else { "cancel asked for, its worker stops it" };
+                let told = if job.state.is_terminal() {
+                    job.state.as_str()
+                } else {
+                    "cancel asked for, its worker stops it"
+                };
                 print_line(&format!("{id}  {told}"))?;
             }
             Err(failure) if args.ids.len() == 1 => return Err(failure),

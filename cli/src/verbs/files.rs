@@ -28,7 +28,10 @@ pub async fn perform(session: &Session, verb: FilesVerb) -> Result<Exit, Failure
 
 async fn upload_all(session: &Session, client: &Client, paths: Vec<PathBuf>) -> Result<Exit, Failure> {
     // every path is looked at before anything is sent
-    let uploads = paths.iter().map(|path| Upload::of(path)).collect::<Result<Vec<_>, _>>()?;
+    let uploads = paths
+        .iter()
+        .map(|path| Upload::of(path))
+        .collect::<Result<Vec<_>, _>>()?;
     for what in uploads {
         let file = upload(client, what, false).await?;
         if session.json() {
@@ -40,9 +43,16 @@ async fn upload_all(session: &Session, client: &Client, paths: Vec<PathBuf>) -> 
     Ok(Exit::SUCCESS)
 }
 
-async fn download_one(client: &Client, id: FileId, to: Option<PathBuf>, force: bool) -> Result<Exit, Failure> {
+async fn download_one(
+    client: &Client,
+    id: FileId,
+    to: Option<PathBuf>,
+    force: bool,
+) -> Result<Exit, Failure> {
     let meta = find(client, id).await?;
-    let own_name = meta.as_ref().map_or_else(|| id.to_string(), |file| safe_name(&file.name, id));
+    let own_name = meta
+        .as_ref()
+        .map_or_else(|| id.to_string(), |file| safe_name(&file.name, id));
     let target = match to {
         Some(path) if path.as_os_str() == "-" => Target::Stdout,
         Some(path) if path.is_dir() => Target::File {
@@ -67,7 +77,9 @@ async fn download_one(client: &Client, id: FileId, to: Option<PathBuf>, force: b
 }
 
 async fn list(session: &Session, client: &Client, limit: u32) -> Result<Exit, Failure> {
-    let answer = client.call(&Call::get(paths::FILES).query("limit", limit)).await?;
+    let answer = client
+        .call(&Call::get(paths::FILES).query("limit", limit))
+        .await?;
     if session.json() {
         print_json(&answer.0)?;
         return Ok(Exit::SUCCESS);

@@ -29,7 +29,8 @@ pub async fn perform(session: &Session, args: LoginArgs) -> Result<Exit, Failure
     let answer: LoginAnswer = client.ask(&Call::post(paths::LOGIN).json(&request)).await?;
     if session.json() {
         // the token is saved, and not shown on a screen
-        let shown = serde_json::json!({ "user": answer.user, "expires_at": answer.expires_at, "server": server });
+        let shown =
+            serde_json::json!({ "user": answer.user, "expires_at": answer.expires_at, "server": server });
         print_json(shown.to_string().as_bytes())?;
     }
     note(&format!(

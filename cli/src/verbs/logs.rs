@@ -115,7 +115,9 @@ impl Tail {
     }
 
     fn pieces(&self) -> impl Iterator<Item = (Stream, &[u8])> {
-        self.kept.iter().map(|(stream, bytes)| (*stream, bytes.as_slice()))
+        self.kept
+            .iter()
+            .map(|(stream, bytes)| (*stream, bytes.as_slice()))
     }
 }
 
@@ -142,8 +144,14 @@ mod tests {
     fn the_tail_is_the_last_lines_wherever_chunks_end() {
         use Stream::{Stderr, Stdout};
         assert_eq!(tail_of(2, &[(Stdout, "a\nb\nc\n")]), "b\nc\n");
-        assert_eq!(tail_of(2, &[(Stdout, "a\nb"), (Stdout, "b\nc"), (Stdout, "c\n")]), "bb\ncc\n");
-        assert_eq!(tail_of(2, &[(Stdout, "a\nb"), (Stderr, "e\n"), (Stdout, "b\n")]), "bb\ne\n");
+        assert_eq!(
+            tail_of(2, &[(Stdout, "a\nb"), (Stdout, "b\nc"), (Stdout, "c\n")]),
+            "bb\ncc\n"
+        );
+        assert_eq!(
+            tail_of(2, &[(Stdout, "a\nb"), (Stderr, "e\n"), (Stdout, "b\n")]),
+            "bb\ne\n"
+        );
         assert_eq!(tail_of(1, &[(Stdout, "a\nunended")]), "unended");
         assert_eq!(tail_of(0, &[(Stdout, "a\n")]), "");
     }

@@ -59,7 +59,10 @@ async fn run(session: &Session, args: RunArgs) -> Result<Exit, Failure> {
     following.say(&format!("{}: submitted", job.id));
     let Some(end) = following.until_end(&mut interrupts).await? else {
         following.output.break_line();
-        note(&format!("{} is left alone; follow it with `jobworker logs -f {}`", job.id, job.id));
+        note(&format!(
+            "{} is left alone; follow it with `jobworker logs -f {}`",
+            job.id, job.id
+        ));
         return Ok(Exit::CANCELLED);
     };
     finish(session, &client, &args, job.id, &end).await
@@ -144,11 +147,16 @@ impl Following<'_> {
         match followed {
             Followed::Log(chunk, bytes) => {
                 self.started = true;
-                self.output.chunk(chunk.attempt, chunk.stream, chunk.seq, &bytes)?;
+                self.output
+                    .chunk(chunk.attempt, chunk.stream, chunk.seq, &bytes)?;
             }
             Followed::State(state) => {
                 if self.state.as_ref() != Some(&state) {
-                    let cancelling = if state.cancelling { ", cancel asked for" } else { "" };
+                    let cancelling = if state.cancelling {
+                        ", cancel asked for"
+                    } else {
+                        ""
+                    };
                     if !state.state.is_terminal() {
                         self.say(&format!("{}: {}{cancelling}", self.id, state.state));
                     }

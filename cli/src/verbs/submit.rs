@@ -1,7 +1,7 @@
 //! `submit`: one job from flags, or one or many from a specification; prints ids and does not wait.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use common::api_types::{BulkAnswer, InputBody, JobView, SubmitBulk, SubmitJob, paths};
 
@@ -23,7 +23,9 @@ pub async fn perform(session: &Session, args: SubmitArgs) -> Result<Exit, Failur
             Spec::One(job) => submit_one(&client, &job, key).await?,
             Spec::Many(jobs) => {
                 let bulk = SubmitBulk { jobs };
-                let answer = client.call(&Call::post(paths::JOBS_BULK).json(&bulk).key(key)).await?;
+                let answer = client
+                    .call(&Call::post(paths::JOBS_BULK).json(&bulk).key(key))
+                    .await?;
                 return show_many(session, &answer);
             }
         },
@@ -60,7 +62,11 @@ pub async fn prepare(
         .request(command)
         .map_err(|why| Failure::new(why).exit(Exit::USAGE))?;
     // every path is looked at before anything is sent
-    let uploads = args.file.iter().map(|path| Upload::of(path)).collect::<Result<Vec<_>, _>>()?;
+    let uploads = args
+        .file
+        .iter()
+        .map(|path| Upload::of(path))
+        .collect::<Result<Vec<_>, _>>()?;
     for what in uploads {
         let (name, is_folder) = (what.name(), what.is_folder());
         let file = upload(client, what, quiet).await?;
@@ -93,14 +99,19 @@ enum Spec {
 fn read_spec(path: &Path) -> Result<Spec, Failure> {
     let (name, mut text) = (shown(path), Vec::new());
     let read = if path.as_os_str() == "-" {
-        std::io::stdin().lock().take(SPEC_BYTES_MAX + 1).read_to_end(&mut text)
+        std::io::stdin()
+            .lock()
+            .take(SPEC_BYTES_MAX + 1)
+            .read_to_end(&mut text)
     } else {
         std::fs::File::open(path).and_then(|file| file.take(SPEC_BYTES_MAX + 1).read_to_end(&mut text))
     };
     read.map_err(|error| io(format!("read {name}"), error))?;
     if text.len() as u64 > SPEC_BYTES_MAX {
-        return Err(Failure::new(format!("{name} is larger than {SPEC_BYTES_MAX} bytes"))
-            .next("submit its jobs in several parts, of up to 1,000 jobs each"));
+        return Err(
+            Failure::new(format!("{name} is larger than {SPEC_BYTES_MAX} bytes"))
+                .next("submit its jobs in several parts, of up to 1,000 jobs each"),
+        );
     }
     parse_spec(&text).map_err(|error| {
         Failure::new(format!("{name} is no specification of jobs"))
@@ -112,7 +123,11 @@ fn read_spec(path: &Path) -> Result<Spec, Failure> {
 }
 
 fn shown(path: &Path) -> String {
-    if path == PathBuf::from("-") { "standard input".to_owned() } else { format!("`{}`", path.display()) }
+    if path.as_os_str() == "-" {
+        "standard input".to_owned()
+    } else {
+        format!("`{}`", path.display())
+    }
 }
 
 fn parse_spec(text: &[u8]) -> Result<Spec, serde_json::Error> {
@@ -130,7 +145,10 @@ mod tests {
 
     #[test]
     fn a_specification_is_one_job_or_a_list() {
-        assert!(matches!(parse_spec(br#"{"command": "echo hi"}"#), Ok(Spec::One(_))));
+        assert!(matches!(
+            parse_spec(br#"{"command": "echo hi"}"#),
+            Ok(Spec::One(_))
+        ));
         assert!(
             matches!(parse_spec(br#" [{"command": ["a"]}, {"command": "b"}]"#), Ok(Spec::Many(jobs)) if jobs.len() == 2)
         );
@@ -138,7 +156,9 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_named_with_its_place() {
-        let error = parse_spec(b"{\"command\": \"x\",\n \"timeot\": 5}").unwrap_err().to_string();
+        let error = parse_spec(b"{\"command\": \"x\",\n \"timeot\": 5}")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("timeot") && error.contains("line 2"), "{error}");
     }
 }

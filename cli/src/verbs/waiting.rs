@@ -21,9 +21,14 @@ fn explain(job: &JobView, workers: &[WorkerView]) -> String {
     if of_pool.is_empty() {
         return format!("no worker has registered in the pool `{pool}`: start an agent, or `jobworker up`");
     }
-    let fitting: Vec<&WorkerView> = of_pool.iter().copied().filter(|worker| fits(job, worker)).collect();
+    let fitting: Vec<&WorkerView> = of_pool
+        .iter()
+        .copied()
+        .filter(|worker| fits(job, worker))
+        .collect();
     if fitting.is_empty() {
-        let largest = |what: fn(&WorkerView) -> Option<u32>| of_pool.iter().filter_map(|w| what(w)).max().unwrap_or(0);
+        let largest =
+            |what: fn(&WorkerView) -> Option<u32>| of_pool.iter().filter_map(|w| what(w)).max().unwrap_or(0);
         return format!(
             "no worker of the pool `{pool}` is large enough or carries the labels: the largest give {} thousandths of \
              a CPU, {} MiB of memory, {} MiB of disk",
@@ -32,12 +37,20 @@ fn explain(job: &JobView, workers: &[WorkerView]) -> String {
             largest(|w| w.capacity.disk_mib),
         );
     }
-    let ready: Vec<&WorkerView> = fitting.iter().copied().filter(|w| w.ready && !w.draining).collect();
+    let ready: Vec<&WorkerView> = fitting
+        .iter()
+        .copied()
+        .filter(|w| w.ready && !w.draining)
+        .collect();
     if ready.is_empty() {
         let why: Vec<String> = fitting
             .iter()
             .map(|worker| {
-                let reasons = if worker.draining { "it is draining".to_owned() } else { worker.reasons.join("; ") };
+                let reasons = if worker.draining {
+                    "it is draining".to_owned()
+                } else {
+                    worker.reasons.join("; ")
+                };
                 format!("{}: {reasons}", worker.id)
             })
             .collect();
@@ -52,5 +65,9 @@ fn fits(job: &JobView, worker: &WorkerView) -> bool {
     enough(asked.cpu_millis, given.cpu_millis)
         && enough(asked.memory_mib, given.memory_mib)
         && enough(asked.disk_mib, given.disk_mib)
-        && job.spec.worker_labels.iter().all(|(key, value)| worker.labels.get(key) == Some(value))
+        && job
+            .spec
+            .worker_labels
+            .iter()
+            .all(|(key, value)| worker.labels.get(key) == Some(value))
 }

@@ -25,7 +25,18 @@ pub async fn perform(session: &Session) -> Result<Exit, Failure> {
     }
     let now = now();
     print_line(&table(
-        ["id", "condition", "pool", "running", "cpu", "memory", "disk", "load", "heard", "version"],
+        [
+            "id",
+            "condition",
+            "pool",
+            "running",
+            "cpu",
+            "memory",
+            "disk",
+            "load",
+            "heard",
+            "version",
+        ],
         list.workers.iter().map(|worker| row(worker, now)),
     ))?;
     for worker in &list.workers {
@@ -43,7 +54,10 @@ fn row(worker: &WorkerView, now: Timestamp) -> [String; 10] {
         (true, true) => "draining",
         (false, _) => "unready",
     };
-    let cpu = worker.capacity.cpu_millis.map(|cpu| (f64::from(cpu) / 1_000.0).to_string());
+    let cpu = worker
+        .capacity
+        .cpu_millis
+        .map(|cpu| (f64::from(cpu) / 1_000.0).to_string());
     [
         worker.id.to_string(),
         condition.to_owned(),

@@ -1,0 +1,90 @@
+//! Where `up` keeps things and where it listens, each refusal a sentence.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use common::store::StoreError;
+use tokio::net::TcpListener;
+
+use crate::failure::Failure;
+
+/// The state folder: as asked, else by the XDG rules.
+///
+/// # Errors
+/// When the environment names no home.
+pub fn state_folder(asked: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let named = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let folder = asked
+        .or_else(|| named("XDG_STATE_HOME").map(|folder| folder.join("jobworker")))
+        .or_else(|| named("HOME").map(|home| home.join(".local/state/jobworker")))
+        .ok_or_else(|| {
+            Failure::new("there is no state folder")
+                .expected("HOME or XDG_STATE_HOME in the environment, or `--state DIR`")
+                .next("say where things are to be kept: `jobworker up --state DIR`")
+        })?;
+    std::path::absolute(&folder)
+        .map_err(|error| crate::failure::io(format!("find `{}`", folder.display()), error))
+}
+
+/// Listens, or says who else may be listening there.
+///
+/// # Errors
+/// The address is taken, not this machine's, or not for this user.
+pub async fn listen(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr), Failure> {
+    let failed = |error: std::io::Error| {
+        let port = address.port();
+        let next = match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "end what listens there (`ss -ltnp sport = :{port}` names it), or take another: `{flag} {}:0` finds a free one",
+                address.ip()
+            ),
+            std::io::ErrorKind::PermissionDenied => {
+                format!("take a port of 1024 or more: `{flag} {}:3000`", address.ip())
+            }
+            _ => format!("take an address of this machine: `{flag} 127.0.0.1:0`"),
+        };
+        Failure::new(format!("could not listen on {address}"))
+            .source(error)
+            .next(next)
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// The store could not be opened.
+pub fn store_failure(error: StoreError) -> Failure {
+    let next = match &error {
+        StoreError::Full(_) => "free some space on that disk, then start again",
+        StoreError::Corrupt { .. } => {
+            "restore the folder from a backup, or begin with an empty one: `--state DIR`"
+        }
+        StoreError::Unavailable(_) | StoreError::Exists | StoreError::NotFound => {
+            "end the other `jobworker up`, or use a folder of its own: `--state DIR`"
+        }
+    };
+    Failure::new(error.to_string()).source(error).next(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_told_with_a_way_out() {
+        let (_held, address) = listen("127.0.0.1:0".parse().unwrap(), "--listen").await.unwrap();
+        let refused = listen(address, "--listen").await.err().unwrap().to_string();
+        assert!(refused.contains(&address.to_string()), "{refused}");
+        assert!(refused.contains("--listen 127.0.0.1:0"), "{refused}");
+    }
+
+    #[test]
+    fn the_folder_that_is_asked_for_is_taken() {
+        assert_eq!(state_folder(Some("/x/y".into())).unwrap(), PathBuf::from("/x/y"));
+        assert!(state_folder(Some("relative".into())).unwrap().is_absolute());
+    }
+}
