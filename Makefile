@@ -34,4 +34,4 @@ fmt: ## format the Rust code
 	@cargo fmt --all
 
 bench: setup ## measure, with simulated agents and with real containers; writes what docs/benchmarks.md explains
-	@cargo run --release --package jobworker-bench -- all
+	@scripts/bench --write all

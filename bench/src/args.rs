@@ -1,0 +1,129 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures JobWorker on this machine", version)]
+pub struct Cli {
+    /// One JSON object a measurement instead of a table
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Writes each result into docs/benchmarks.md, between its marks
+    #[arg(long, global = true)]
+    pub write: bool,
+    #[command(subcommand)]
+    pub measure: Measure,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum Measure {
+    /// `echo hi` over REST, in a real container, against `docker run --rm` with the same flags
+    Echo(EchoArgs),
+    /// One job after the other on an idle system, with a simulated agent: what the control plane adds
+    Idle(IdleArgs),
+    /// Many jobs through the control plane, with simulated agents
+    Throughput(ThroughputArgs),
+    /// Much output of one job to a client's file, against `docker run > file`
+    Output(OutputArgs),
+    /// Memory at rest and with many jobs waiting, and the time to start with them
+    Memory(MemoryArgs),
+    /// All of them with their defaults, one after the other
+    All,
+}
+
+impl Measure {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Echo(_) => "echo",
+            Self::Idle(_) => "idle",
+            Self::Throughput(_) => "throughput",
+            Self::Output(_) => "output",
+            Self::Memory(_) => "memory",
+            Self::All => "all",
+        }
+    }
+
+    /// What is to be measured, one by one.
+    pub fn each(&self) -> Vec<Self> {
+        match self {
+            Self::All => vec![
+                Self::Echo(EchoArgs::default()),
+                Self::Idle(IdleArgs::default()),
+                Self::Throughput(ThroughputArgs::default()),
+                Self::Output(OutputArgs::default()),
+                Self::Memory(MemoryArgs::default()),
+            ],
+            one => vec![one.clone()],
+        }
+    }
+}
+
+/// A default that clap and `all` share.
+macro_rules! defaults {
+    ($($name:ident { $($field:ident: $value:expr),+ })+) => {
+        $(impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $value),+ }
+            }
+        })+
+    };
+}
+
+defaults! {
+    EchoArgs { pairs: 30, warm_up: 3 }
+    IdleArgs { jobs: 1_000, warm_up: 50 }
+    ThroughputArgs { jobs: 60_000, agents: 4, slots: 250, submitters: 4, batch: 1_000 }
+    OutputArgs { mib: 1_024 }
+    MemoryArgs { jobs: 100_000 }
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct EchoArgs {
+    /// Measured pairs, interleaved
+    #[arg(long, default_value_t = Self::default().pairs)]
+    pub pairs: usize,
+    /// Pairs before them that do not count
+    #[arg(long, default_value_t = Self::default().warm_up)]
+    pub warm_up: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct IdleArgs {
+    #[arg(long, default_value_t = Self::default().jobs)]
+    pub jobs: usize,
+    /// Jobs before them that do not count
+    #[arg(long, default_value_t = Self::default().warm_up)]
+    pub warm_up: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ThroughputArgs {
+    #[arg(long, default_value_t = Self::default().jobs)]
+    pub jobs: usize,
+    /// Simulated agents, each with a WebSocket of its own
+    #[arg(long, default_value_t = Self::default().agents)]
+    pub agents: usize,
+    /// Slots of each
+    #[arg(long, default_value_t = Self::default().slots)]
+    pub slots: u32,
+    /// Clients that submit at the same time
+    #[arg(long, default_value_t = Self::default().submitters)]
+    pub submitters: usize,
+    /// Jobs a request
+    #[arg(long, default_value_t = Self::default().batch)]
+    pub batch: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct OutputArgs {
+    /// MiB of output of each run
+    #[arg(long, default_value_t = Self::default().mib)]
+    pub mib: u64,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct MemoryArgs {
+    /// Jobs that wait
+    #[arg(long, default_value_t = Self::default().jobs)]
+    pub jobs: usize,
+}

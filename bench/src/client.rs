@@ -1,0 +1,177 @@
+//! An ordinary client of the API: one keep-alive connection pool, a bearer token, events where it waits.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use common::api_types::{
+    BulkAnswer, CancelRequestBody, CommandBody, EndEvent, JobView, LoginAnswer, StateCounts, SubmitBulk,
+    SubmitJob, WorkerList, event, paths,
+};
+use common::ids::JobId;
+use common::job::StateName;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Longer than any measured request.
+const REQUEST_WITHIN: Duration = Duration::from_secs(600);
+/// For a worker to appear after its start.
+const WORKERS_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    pub base: String,
+}
+
+impl Client {
+    /// As the first administrator; also answers the token, for the shell.
+    ///
+    /// # Errors
+    /// The server does not answer, or refuses.
+    pub async fn sign_in(address: &str, password: &str) -> anyhow::Result<(Self, String)> {
+        let base = if address.contains("://") {
+            address.trim_end_matches('/').to_owned()
+        } else {
+            format!("http://{address}")
+        };
+        let open = Self {
+            http: reqwest::Client::builder().no_proxy().build()?,
+            base: base.clone(),
+        };
+        let body = serde_json::json!({ "username": "admin", "password": password });
+        let answer: LoginAnswer = open.post(paths::LOGIN, &body).await?;
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            AUTHORIZATION,
+            HeaderValue::from_str(&format!("Bearer {}", answer.token))?,
+        );
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .default_headers(headers)
+            .timeout(REQUEST_WITHIN)
+            .build()?;
+        Ok((Self { http, base }, answer.token))
+    }
+
+    /// # Errors
+    /// The server's refusal.
+    pub async fn submit(&self, job: &SubmitJob) -> anyhow::Result<JobId> {
+        let view: JobView = self.post(paths::JOBS, job).await?;
+        Ok(view.id)
+    }
+
+    /// # Errors
+    /// The server's refusal.
+    pub async fn submit_many(&self, jobs: Vec<SubmitJob>) -> anyhow::Result<Vec<JobId>> {
+        let answer: BulkAnswer = self.post(paths::JOBS_BULK, &SubmitBulk { jobs }).await?;
+        Ok(answer.ids)
+    }
+
+    /// # Errors
+    /// The server's refusal.
+    pub async fn counts(&self) -> anyhow::Result<StateCounts> {
+        self.get(paths::JOBS_COUNTS).await
+    }
+
+    /// # Errors
+    /// The server's refusal.
+    pub async fn cancel(&self, job: JobId, body: &CancelRequestBody) -> anyhow::Result<()> {
+        let _: JobView = self.post(&paths::job_cancel(job), body).await?;
+        Ok(())
+    }
+
+    /// Follows the job's output until its end, and answers how it ended.
+    ///
+    /// # Errors
+    /// The stream broke off before the end.
+    pub async fn end_of(&self, job: JobId) -> anyhow::Result<EndEvent> {
+        let mut response = accepted(
+            self.http
+                .get(self.url(&paths::job_logs_follow(job)))
+                .send()
+                .await?,
+        )
+        .await?;
+        let mut lines = Vec::new();
+        let mut at_end = false;
+        while let Some(piece) = response.chunk().await? {
+            lines.extend_from_slice(&piece);
+            while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = lines.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                let (field, value) = line.trim_end().split_once(':').unwrap_or_default();
+                match (field, value.trim_start()) {
+                    ("event", name) => at_end = name == event::END,
+                    ("data", data) if at_end => return serde_json::from_str(data).context("the end's data"),
+                    _ => {}
+                }
+            }
+        }
+        anyhow::bail!("the events of {job} ended before it")
+    }
+
+    /// Submits a job, waits for its end, and makes sure that it is the one wanted.
+    ///
+    /// # Errors
+    /// It did not succeed.
+    pub async fn run(&self, job: &SubmitJob) -> anyhow::Result<JobId> {
+        let id = self.submit(job).await?;
+        let end = self.end_of(id).await?;
+        anyhow::ensure!(end.state == StateName::Succeeded, "{id} ended otherwise: {end:?}");
+        Ok(id)
+    }
+
+    /// Waits until so many workers can take jobs.
+    ///
+    /// # Errors
+    /// They do not come.
+    pub async fn wait_for_workers(&self, wanted: usize) -> anyhow::Result<()> {
+        let watch = crate::stats::Stopwatch::start();
+        loop {
+            let list: WorkerList = self.get(paths::WORKERS).await?;
+            if list.workers.iter().filter(|worker| worker.ready).count() >= wanted {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                watch.read() < WORKERS_WITHIN,
+                "waited for {wanted} workers, found {:?}",
+                list.workers
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let response = self.http.get(self.url(path)).send().await?;
+        Ok(accepted(response).await?.json().await?)
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        let response = self.http.post(self.url(path)).json(body).send().await?;
+        Ok(accepted(response).await?.json().await?)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+}
+
+/// A job of these arguments that asks for little, so that many fit.
+pub fn job_of(argv: &[&str]) -> SubmitJob {
+    SubmitJob::of(CommandBody::Argv(
+        argv.iter().map(|word| (*word).to_owned()).collect(),
+    ))
+}
+
+async fn accepted(response: reqwest::Response) -> anyhow::Result<reqwest::Response> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let (status, url) = (response.status(), response.url().path().to_owned());
+    anyhow::bail!(
+        "{url} answered {status}: {}",
+        response.text().await.unwrap_or_default()
+    )
+}

@@ -1,0 +1,23 @@
+//! The measurements, one file each.
+
+mod echo;
+mod idle;
+mod memory;
+mod output;
+mod throughput;
+
+use crate::args::Measure;
+use crate::report::Findings;
+
+/// # Errors
+/// The measurement could not be made, or a result was wrong.
+pub async fn run(measure: &Measure) -> anyhow::Result<Findings> {
+    match measure {
+        Measure::Echo(args) => Box::pin(echo::run(args)).await,
+        Measure::Idle(args) => Box::pin(idle::run(args)).await,
+        Measure::Throughput(args) => Box::pin(throughput::run(args)).await,
+        Measure::Output(args) => Box::pin(output::run(args)).await,
+        Measure::Memory(args) => Box::pin(memory::run(args)).await,
+        Measure::All => anyhow::bail!("`all` is taken apart before"),
+    }
+}
