@@ -1,0 +1,14 @@
+//! The interface over real sockets and a real store, as a client meets it.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod files;
+mod idempotency;
+mod jobs;
+mod logs;
+mod matrix;
+mod openapi;
+mod problems;
+mod server;
+mod sign_in;
+mod support;
+mod tokens;
