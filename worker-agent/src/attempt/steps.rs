@@ -60,7 +60,11 @@ pub fn prepare(
             () = answer.closed() => return discard(folder).await,
         };
         let result = match inputs {
-            Ok((slot, inputs, inputs_ms)) => make(&context, &assignment, slot, inputs, inputs_ms).await,
+            Ok((slot, inputs, inputs_ms)) => tokio::select! {
+                made = make(&context, &assignment, slot, inputs, inputs_ms) => made,
+                // What is half made then is an orphan without a job, and is swept.
+                () = context.tasks.stopping().cancelled() => return,
+            },
             Err(outcome) => Err(outcome),
         };
         discard(folder).await;
@@ -123,7 +127,11 @@ pub fn gather(
     context.tasks.spawn("gather", async move {
         let context = context_in;
         let (mut artifacts, mut refused) = (Vec::new(), Vec::new());
-        match running.collect(&assignment.spec.artifacts).await {
+        let collected = tokio::select! {
+            collected = running.collect(&assignment.spec.artifacts) => collected,
+            () = answer.closed() => return,
+        };
+        match collected {
             Ok(collected) => {
                 refused = collected.refused;
                 for file in collected.files {

@@ -156,6 +156,11 @@ impl FakeExecutor {
         self.change_container(attempt, |container| container.end(end));
     }
 
+    /// The container is gone without a trace.
+    pub fn vanish(&self, attempt: AttemptId) {
+        self.change_container(attempt, |container| container.removed = true);
+    }
+
     /// A container that no journal knows.
     pub fn leave_orphan(&self, name: &str, created_at: Timestamp) {
         self.change(|state| {
