@@ -10,7 +10,7 @@ use common::time::Timestamp;
 use super::Gateway;
 
 /// Where the server's time stands in a refusal, besides the body: an agent whose clock is off may say so to its owner.
-pub const TIME_HEADER: &str = "x-server-time";
+pub const TIME_HEADER: &str = "x-server-time-ms";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {

@@ -1,0 +1,14 @@
+//! The scheduler in a ring of real parts: the embedded store in a folder of its own, a real listener, real WebSockets,
+//! and an agent played by the test.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
+
+mod agent;
+mod files;
+mod frames;
+mod handshake;
+mod leaders;
+mod life;
+mod logs;
+mod ring;
+mod sessions;
+mod shares;

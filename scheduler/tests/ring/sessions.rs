@@ -1,0 +1,210 @@
+//! Sessions: resumed, superseded, lost; and attempts that their agents forgot.
+
+use std::time::Duration;
+
+use common::attempt::{AttemptReport, Outcome};
+use common::ids::{AttemptId, JobId, SessionId};
+use common::job::StateName;
+use common::lifecycle::testing::spec;
+use common::protocol::{CloseCode, FromWorker, HeldAttempt, ResultVerdict, ToWorker, Verdict};
+use common::retry::RetryPolicy;
+
+use crate::agent::{Agent, held};
+use crate::ring::{BRIEF, Ring, until};
+
+#[tokio::test]
+async fn an_agent_that_comes_back_goes_on_with_its_session_and_its_attempts() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let id = ring.submit(spec()).await;
+    let assignment = agent.hear_assignment().await;
+    agent.start(&assignment).await;
+    ring.job_becomes(id, StateName::Running).await;
+    let session = agent.session;
+    drop(agent);
+
+    let mut back = Agent::connect(&ring, "w").await;
+    let (resumed, verdicts) = back.greet(session, vec![held(&assignment)]).await;
+    assert!(resumed);
+    assert_eq!(back.session, session);
+    assert_eq!(verdicts.iter().map(|verdict| verdict.verdict).collect::<Vec<_>>(), vec![Verdict::Keep]);
+    assert_eq!(back.exit(&assignment, 0).await, ResultVerdict::Accepted);
+    assert_eq!(ring.job(id).await.attempts_total, 1);
+}
+
+#[tokio::test]
+async fn an_assignment_that_the_agent_never_had_is_sent_again() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    ring.submit(spec()).await;
+    let assignment = agent.hear_assignment().await;
+    let session = agent.session;
+    drop(agent);
+    let mut back = Agent::connect(&ring, "w").await;
+    assert!(back.greet(session, vec![]).await.0);
+    assert_eq!(back.hear_assignment().await.attempt, assignment.attempt);
+}
+
+#[tokio::test]
+async fn an_attempt_that_runs_by_the_rows_but_not_by_the_hello_is_tried_again() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let mut spec = spec();
+    spec.retry = RetryPolicy { backoff: Duration::from_millis(20), ..RetryPolicy::default() };
+    let id = ring.submit(spec).await;
+    let first = agent.hear_assignment().await;
+    agent.start(&first).await;
+    ring.job_becomes(id, StateName::Running).await;
+    let session = agent.session;
+    drop(agent);
+    let mut back = Agent::connect(&ring, "w").await;
+    assert!(back.greet(session, vec![]).await.0);
+    let second = back.hear_assignment().await;
+    assert_eq!((second.job, second.number), (id, 2));
+    let end = ring.job(id).await.attempts[0].end.clone().unwrap();
+    assert!(matches!(end.outcome, Outcome::InfraError { .. }), "{:?}", end.outcome);
+}
+
+#[tokio::test]
+async fn one_heartbeat_without_a_running_attempt_is_forgiven_and_two_are_not() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let id = ring.submit(spec()).await;
+    let assignment = agent.hear_assignment().await;
+    agent.start(&assignment).await;
+    ring.job_becomes(id, StateName::Running).await;
+    agent.beat(1, vec![]).await;
+    assert_eq!(agent.beat(2, vec![held(&assignment)]).await, vec![(assignment.attempt, Verdict::Keep)]);
+    agent.beat(3, vec![]).await;
+    assert_eq!(ring.job(id).await.state.name(), StateName::Running);
+    agent.beat(4, vec![]).await;
+    until("the attempt has ended", || async {
+        let job = ring.job(id).await;
+        if job.attempts[0].end.is_some() { Ok(()) } else { Err(job.state) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_new_session_may_keep_nothing_of_an_older_one() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    ring.submit(spec()).await;
+    let assignment = agent.hear_assignment().await;
+    drop(agent);
+    for unknown in [None, Some(SessionId::random())] {
+        let mut back = Agent::connect(&ring, "w").await;
+        let (resumed, verdicts) = back.greet(unknown, vec![held(&assignment)]).await;
+        assert!(!resumed);
+        assert_eq!(verdicts.iter().map(|verdict| verdict.verdict).collect::<Vec<_>>(), vec![Verdict::Stop]);
+    }
+}
+
+#[tokio::test]
+async fn the_newest_connection_of_a_worker_wins() {
+    let ring = Ring::start().await;
+    let mut old = ring.agent("w").await;
+    let mut new = Agent::connect(&ring, "w").await;
+    assert!(new.greet(old.session, vec![]).await.0);
+    assert_eq!(old.hear_close().await, Some(CloseCode::Superseded.code()));
+    assert_eq!(new.beat(1, vec![]).await, vec![]);
+    // A clone of the machine with the same key, but without the session.
+    let mut clone = Agent::connect(&ring, "w").await;
+    assert!(!clone.greet(None, vec![]).await.0);
+    assert_eq!(new.hear_close().await, Some(CloseCode::Superseded.code()));
+}
+
+#[tokio::test]
+async fn who_speaks_of_another_workers_attempt_is_turned_away_and_changes_nothing() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let id = ring.submit(spec()).await;
+    let assignment = agent.hear_assignment().await;
+    let (job, attempt) = (id, assignment.attempt);
+    let before = ring.job(id).await;
+    let report = Box::new(AttemptReport::bare(Outcome::Exited { code: 0 }));
+    for message in [
+        FromWorker::Started { job, attempt },
+        FromWorker::CancelAck { job, attempt },
+        FromWorker::Result { job, attempt, report },
+    ] {
+        let mut thief = ring.agent("thief").await;
+        thief.say(&message).await;
+        assert_eq!(thief.hear_close().await, Some(CloseCode::NotYours.code()), "{message:?}");
+    }
+    let mut thief = ring.agent("thief").await;
+    thief.chunk(&assignment, common::log::Stream::Stdout, 0, "forged").await;
+    assert_eq!(thief.hear_close().await, Some(CloseCode::NotYours.code()));
+    assert_eq!(ring.job(id).await, before);
+    assert_eq!(ring.stores.logs.extent(attempt).await.unwrap().stdout.chunks, 0);
+}
+
+#[tokio::test]
+async fn an_attempt_nobody_knows_is_stale_and_its_agent_stays() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let (job, attempt) = (JobId::random(), AttemptId::random());
+    let report = Box::new(AttemptReport::bare(Outcome::Exited { code: 0 }));
+    agent.say(&FromWorker::Result { job, attempt, report }).await;
+    assert_eq!(agent.hear_verdict(attempt).await, ResultVerdict::Stale);
+    assert_eq!(
+        agent.beat(1, vec![HeldAttempt { job, attempt }]).await,
+        vec![(attempt, Verdict::Stop)]
+    );
+}
+
+#[tokio::test]
+async fn a_silent_sessions_attempts_expire_and_run_elsewhere_and_its_late_result_is_stale() {
+    let ring = Ring::with(BRIEF, |stores| stores).await;
+    let mut lost = ring.agent("lost").await;
+    let mut spec = spec();
+    spec.retry = RetryPolicy { backoff: Duration::from_millis(20), ..RetryPolicy::default() };
+    let id = ring.submit(spec).await;
+    let first = lost.hear_assignment().await;
+    lost.start(&first).await;
+    ring.job_becomes(id, StateName::Running).await;
+    let session = lost.session.unwrap();
+    drop(lost);
+
+    let expired = until("the first attempt has expired", || async {
+        let job = ring.job(id).await;
+        if job.attempts[0].end.is_some() { Ok(job) } else { Err(job.state) }
+    })
+    .await;
+    assert_eq!(expired.attempts[0].end.as_ref().unwrap().outcome, Outcome::WorkerLost);
+    assert_eq!((expired.infra_retries, expired.user_retries), (1, 0));
+    assert!(ring.stores.workers.sessions(&[session]).await.unwrap()[0].lost);
+
+    let mut other = ring.agent("other").await;
+    let second = other.hear_assignment().await;
+    assert_eq!((second.job, second.number), (id, 2));
+    assert_eq!(other.exit(&second, 0).await, ResultVerdict::Accepted);
+
+    let mut back = Agent::connect(&ring, "lost").await;
+    let (resumed, verdicts) = back.greet(Some(session), vec![held(&first)]).await;
+    assert!(!resumed);
+    assert_eq!(verdicts[0].verdict, Verdict::Stop);
+    assert_eq!(back.exit(&first, 1).await, ResultVerdict::Stale);
+    assert_eq!(ring.job(id).await.state.name(), StateName::Succeeded);
+}
+
+#[tokio::test]
+async fn who_beats_is_never_lost() {
+    let ring = Ring::with(BRIEF, |stores| stores).await;
+    let mut agent = ring.agent("w").await;
+    let id = ring.submit(spec()).await;
+    let assignment = agent.hear_assignment().await;
+    agent.start(&assignment).await;
+    let begun = ring.clock.mono();
+    let (mut number, mut pace) = (0, tokio::time::interval(BRIEF.heartbeat));
+    while ring.clock.mono().since(begun) < 2 * BRIEF.lost_after {
+        number += 1;
+        pace.tick().await;
+        assert_eq!(agent.beat(number, vec![held(&assignment)]).await, vec![(assignment.attempt, Verdict::Keep)]);
+    }
+    assert_eq!(ring.job(id).await.state.name(), StateName::Running);
+    assert!(agent.heard_already().iter().all(|arrived| matches!(
+        arrived,
+        crate::agent::Arrived::Message(ToWorker::HeartbeatAck { .. })
+    )));
+}
