@@ -132,7 +132,7 @@ pub struct LogsArgs {
     /// Only this stream: stdout or stderr
     #[arg(long, value_name = "STREAM", value_parser = stream)]
     pub stream: Option<Stream>,
-    /// Only the last N lines of what is stored
+    /// Only the last N lines of each stream, of what is stored
     #[arg(long, short = 'n', value_name = "N", conflicts_with = "follow")]
     pub tail: Option<u32>,
     /// Of this attempt (1 is the first) instead of the last
@@ -172,7 +172,7 @@ pub struct ListArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub label: Vec<(String, String)>,
     /// At most so many
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=200))]
     pub limit: u32,
     /// Goes on where an earlier list ended
     #[arg(long, value_name = "CURSOR")]
@@ -207,7 +207,7 @@ pub enum FilesVerb {
     /// Lists uploaded files and artifacts, newest first
     List {
         /// At most so many
-        #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=200))]
         limit: u32,
     },
     /// Deletes files

@@ -54,4 +54,7 @@ pub struct UpArgs {
     /// Short times of leases, for tests
     #[arg(long, hide = true)]
     pub scaled_times: bool,
+    /// Requests are not counted, for benchmarks
+    #[arg(long, hide = true)]
+    pub no_rate_limits: bool,
 }

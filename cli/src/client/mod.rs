@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::events::{Event, EventParser, TooLong};
 pub use self::follow::{Followed, Follower};
-pub use self::transfer::{Target, Upload, download, upload};
+pub use self::transfer::{Download, Target, Upload, upload};
 
 use crate::credentials::SERVER_DEFAULT;
 use crate::exit::Exit;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::api_types::{FileView, paths};
 use common::ids::FileId;
-use reqwest::multipart::{Form, Part};
+use reqwest::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG};
 use reqwest::{Body, Response};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -92,13 +92,10 @@ pub async fn upload(client: &Client, what: Upload, quiet: bool) -> Result<FileVi
         received,
         |mut received| async move { received.recv().await.map(|piece| (piece, received)) },
     ));
-    let part = Part::stream(body)
-        .file_name(name)
-        .mime_str(content_type)
-        .map_err(|error| Failure::new("the upload could not be made").source(error))?;
     let request = client
-        .request(&Call::post(paths::FILES))
-        .multipart(Form::new().part("file", part));
+        .request(&Call::post(paths::FILES).query("name", name))
+        .header(CONTENT_TYPE, content_type)
+        .body(body);
     let sent = request.send().await;
     let read = reading
         .await
@@ -233,33 +230,77 @@ pub enum Target {
     File { path: PathBuf, replace: bool },
 }
 
-/// Downloads a file, and compares its checksum where one is known.
-///
-/// # Errors
-/// The server's refusal, a broken connection, a damaged file, or this machine's disk.
-pub async fn download(
-    client: &Client,
+/// A file that the server has begun to send.
+#[derive(Debug)]
+pub struct Download {
     id: FileId,
-    target: &Target,
-    sha256: Option<&str>,
-    progress: &Progress,
-) -> Result<(), Failure> {
-    let path = paths::file(id);
-    let mut response = client.open(&Call::get(&path)).await?;
-    let mut place = Place::open(target)?;
-    let mut hash = Sha256::new();
-    while let Some(piece) = next_piece(client, &mut response).await? {
-        hash.update(&piece);
-        place.write(&piece)?;
-        progress.add(piece.len() as u64);
+    response: Response,
+    /// As its uploader called it. No path: it comes from outside.
+    pub name: Option<String>,
+    pub bytes: Option<u64>,
+    sha256: Option<String>,
+}
+
+impl Download {
+    /// # Errors
+    /// The server's refusal.
+    pub async fn begin(client: &Client, id: FileId) -> Result<Self, Failure> {
+        let path = paths::file(id);
+        let response = client.open(&Call::get(&path)).await?;
+        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        Ok(Self {
+            id,
+            name: text(CONTENT_DISPOSITION).and_then(file_name),
+            bytes: response.content_length(),
+            sha256: text(ETAG)
+                .map(|tag| tag.trim_matches('"').to_owned())
+                .filter(|tag| tag.len() == 64),
+            response,
+        })
     }
-    let found = data_encoding::HEXLOWER.encode(&hash.finalize());
-    if sha256.is_some_and(|expected| expected != found) {
-        return Err(Failure::new(format!("{id} was damaged on its way"))
-            .expected("the checksum that the server told")
-            .next("give the same command again"));
+
+    /// Writes it to its place, and compares its checksum.
+    ///
+    /// # Errors
+    /// A broken connection, a damaged file, or this machine's disk.
+    pub async fn save(
+        mut self,
+        client: &Client,
+        target: &Target,
+        progress: &Progress,
+    ) -> Result<(), Failure> {
+        let mut place = Place::open(target)?;
+        let mut hash = Sha256::new();
+        while let Some(piece) = next_piece(client, &mut self.response).await? {
+            hash.update(&piece);
+            place.write(&piece)?;
+            progress.add(piece.len() as u64);
+        }
+        let found = data_encoding::HEXLOWER.encode(&hash.finalize());
+        if self.sha256.is_some_and(|expected| expected != found) {
+            return Err(Failure::new(format!("{} was damaged on its way", self.id))
+                .expected("the checksum that the server told")
+                .next("give the same command again"));
+        }
+        place.finish()
     }
-    place.finish()
+}
+
+/// The name in `attachment; filename*=UTF-8''…`.
+fn file_name(disposition: &str) -> Option<String> {
+    let (_, encoded) = disposition.split_once("filename*=UTF-8''")?;
+    let encoded = encoded.split(';').next().unwrap_or_default().trim();
+    let mut bytes = Vec::with_capacity(encoded.len());
+    let mut rest = encoded.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 async fn next_piece(client: &Client, response: &mut Response) -> Result<Option<Bytes>, Failure> {
@@ -362,4 +403,19 @@ impl Drop for Place {
 fn in_the_way(path: &Path) -> Failure {
     Failure::new(format!("`{}` is there already", path.display()))
         .next("name another place, or replace it with `--force`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_was_given() {
+        let of = |text: &str| file_name(&format!("attachment; filename*=UTF-8''{text}"));
+        assert_eq!(of("data.csv").as_deref(), Some("data.csv"));
+        assert_eq!(of("%C3%A4%20b%2Fc").as_deref(), Some("ä b/c"));
+        assert_eq!(of("%zz"), None);
+        assert_eq!(of("%C3"), None);
+        assert_eq!(file_name("inline"), None);
+    }
 }

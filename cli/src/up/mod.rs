@@ -73,11 +73,11 @@ pub async fn perform(args: UpArgs) -> Result<Exit, Failure> {
         args: &args,
         stores: opened.stores.clone(),
         clock: Arc::clone(&clock),
-        times,
+        times: times.clone(),
         tasks: tasks.clone(),
     };
     parts.serve_api(&secrets, api_listener)?;
-    let scheduler = parts.serve_workers(&secrets.fleet, worker_listener).await?;
+    let scheduler = parts.serve_workers(&secrets.fleet, worker_listener)?;
     ready::tell_password(password.as_ref(), args.password_file.as_deref())?;
     let worker = if args.no_agent {
         None
@@ -146,7 +146,10 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn serve_api(&self, secrets: &Secrets, listener: TcpListener) -> Result<(), Failure> {
-        let config = api::Config::new(secrets.jwt.clone(), self.args.image.clone());
+        let mut config = api::Config::new(secrets.jwt.clone(), self.args.image.clone());
+        if self.args.no_rate_limits {
+            config.limits = api::Limits::OFF;
+        }
         api::serve(
             config,
             self.stores.clone(),
@@ -158,7 +161,7 @@ impl Parts<'_> {
         .map_err(|error| Failure::new("the API could not start").source(error))
     }
 
-    async fn serve_workers(&self, fleet: &FleetSecrets, listener: TcpListener) -> Result<Scheduler, Failure> {
+    fn serve_workers(&self, fleet: &FleetSecrets, listener: TcpListener) -> Result<Scheduler, Failure> {
         let mut config = scheduler::Config::new(fleet.clone());
         config.times = self.times.clone();
         Scheduler::start(
@@ -168,7 +171,6 @@ impl Parts<'_> {
             listener,
             &self.tasks,
         )
-        .await
         .map_err(|error| Failure::new("the scheduler could not start").source(error))
     }
 }

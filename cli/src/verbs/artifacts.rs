@@ -8,7 +8,7 @@ use common::job::validate_path;
 
 use super::Session;
 use crate::args::ArtifactsArgs;
-use crate::client::{Call, Client, Target, download};
+use crate::client::{Call, Client, Download, Target};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::progress::Progress;
@@ -74,7 +74,8 @@ async fn save(
             path: folder.join(&artifact.path),
             replace,
         };
-        download(client, artifact.file, &target, Some(&artifact.sha256), &progress).await?;
+        let file = Download::begin(client, artifact.file).await?;
+        file.save(client, &target, &progress).await?;
     }
     progress.finish();
     for refused in &left.refused {

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use common::api_types::{FileList, FileView, paths};
+use common::api_types::{FileList, paths};
 use common::ids::FileId;
 
 use super::{Session, now};
 use crate::args::FilesVerb;
-use crate::client::{Call, Client, Target, Upload, download, upload};
+use crate::client::{Call, Client, Download, Target, Upload, upload};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::progress::Progress;
@@ -43,16 +43,9 @@ async fn upload_all(session: &Session, client: &Client, paths: Vec<PathBuf>) -> 
     Ok(Exit::SUCCESS)
 }
 
-async fn download_one(
-    client: &Client,
-    id: FileId,
-    to: Option<PathBuf>,
-    force: bool,
-) -> Result<Exit, Failure> {
-    let meta = find(client, id).await?;
-    let own_name = meta
-        .as_ref()
-        .map_or_else(|| id.to_string(), |file| safe_name(&file.name, id));
+async fn download_one(client: &Client, id: FileId, to: Option<PathBuf>, force: bool) -> Result<Exit, Failure> {
+    let file = Download::begin(client, id).await?;
+    let own_name = safe_name(file.name.as_deref().unwrap_or_default(), id);
     let target = match to {
         Some(path) if path.as_os_str() == "-" => Target::Stdout,
         Some(path) if path.is_dir() => Target::File {
@@ -65,10 +58,8 @@ async fn download_one(
             replace: force,
         },
     };
-    let bytes = meta.as_ref().map(|file| file.bytes);
-    let progress = Progress::new(&format!("downloading {id}"), bytes, false);
-    let sha256 = meta.as_ref().map(|file| file.sha256.as_str());
-    download(client, id, &target, sha256, &progress).await?;
+    let progress = Progress::new(&format!("downloading {id}"), file.bytes, false);
+    file.save(client, &target, &progress).await?;
     progress.finish();
     if let Target::File { path, .. } = &target {
         print_line(&line(&path.display().to_string()))?;
@@ -111,12 +102,6 @@ async fn delete(client: &Client, ids: &[FileId]) -> Result<Exit, Failure> {
         note(&format!("deleted {id}"));
     }
     Ok(Exit::SUCCESS)
-}
-
-/// Name, size and checksum of a file that is among the newest; without them it is downloaded all the same.
-async fn find(client: &Client, id: FileId) -> Result<Option<FileView>, Failure> {
-    let list: FileList = client.ask(&Call::get(paths::FILES).query("limit", 1_000)).await?;
-    Ok(list.files.into_iter().find(|file| file.id == id))
 }
 
 /// The file's own name, where it is a plain name; the server's word is no path on this machine.

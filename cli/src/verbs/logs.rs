@@ -48,121 +48,53 @@ async fn follow(client: &Client, args: &LogsArgs, output: &mut JobOutput) -> Res
 }
 
 async fn stored(client: &Client, args: &LogsArgs, output: &mut JobOutput) -> Result<(), Failure> {
+    if let Some(lines) = args.tail {
+        return tail(client, args, lines, output).await;
+    }
     let path = paths::job_logs(args.id);
-    let mut tail = args.tail.map(|lines| Tail::new(lines as usize));
     let mut from = 0;
     loop {
-        let mut call = Call::get(&path).query("from", from);
-        if let Some(attempt) = args.attempt {
-            call = call.query("attempt", attempt);
-        }
-        if let Some(stream) = args.stream {
-            call = call.query("stream", stream.as_str());
-        }
-        let page: LogPageView = client.ask(&call).await?;
+        let page: LogPageView = client.ask(&selected(&path, args).query("from", from)).await?;
         for chunk in &page.chunks {
             let bytes = chunk
                 .bytes()
                 .ok_or_else(|| Failure::new("the server sent output that is not base64"))?;
-            match &mut tail {
-                Some(tail) => tail.push(chunk.stream, &bytes),
-                None => output.chunk(chunk.attempt, chunk.stream, chunk.seq, &bytes)?,
-            }
+            output.chunk(chunk.attempt, chunk.stream, chunk.seq, &bytes)?;
         }
-        if page.chunks.is_empty() || page.next <= from {
-            break;
+        if page.chunks.is_empty() || page.complete || page.next <= from {
+            return Ok(());
         }
         from = page.next;
     }
-    for (stream, bytes) in tail.iter().flat_map(Tail::pieces) {
-        output.bytes(stream, bytes)?;
+}
+
+/// The last lines of each stream.
+async fn tail(client: &Client, args: &LogsArgs, lines: u32, output: &mut JobOutput) -> Result<(), Failure> {
+    let path = paths::job_logs_raw(args.id);
+    for stream in Stream::ALL {
+        if args.stream.is_none_or(|only| only == stream) {
+            let mut call = Call::get(&path).query("stream", stream.as_str()).query("tail", lines);
+            if let Some(attempt) = args.attempt {
+                call = call.query("attempt", attempt);
+            }
+            output.bytes(stream, &client.call(&call).await?.0)?;
+        }
     }
     Ok(())
 }
 
-/// The last lines of what passes, both streams together; what cannot be among them any more is forgotten at once.
-struct Tail {
-    lines: usize,
-    kept: std::collections::VecDeque<(Stream, Vec<u8>)>,
-    /// Whether the last kept line of each stream has not ended.
-    open: [bool; 2],
-}
-
-/// Longest line that is kept whole, so that output without line feeds does not grow memory.
-const LINE_BYTES_MAX: usize = 1024 * 1024;
-
-impl Tail {
-    fn new(lines: usize) -> Self {
-        Self {
-            lines,
-            kept: std::collections::VecDeque::new(),
-            open: [false; 2],
-        }
+fn selected<'a>(path: &'a str, args: &LogsArgs) -> Call<'a> {
+    let mut call = Call::get(path);
+    if let Some(attempt) = args.attempt {
+        call = call.query("attempt", attempt);
     }
-
-    fn push(&mut self, stream: Stream, bytes: &[u8]) {
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let goes_on = std::mem::replace(&mut self.open[stream.index()], !line.ends_with(b"\n"));
-            let last = self.kept.iter_mut().rev().find(|(kept, _)| *kept == stream);
-            match last {
-                Some((_, kept)) if goes_on && kept.len() < LINE_BYTES_MAX => kept.extend_from_slice(line),
-                Some(_) | None => self.kept.push_back((stream, line.to_vec())),
-            }
-            while self.kept.len() > self.lines {
-                self.kept.pop_front();
-            }
-        }
+    if let Some(stream) = args.stream {
+        call = call.query("stream", stream.as_str());
     }
-
-    fn pieces(&self) -> impl Iterator<Item = (Stream, &[u8])> {
-        self.kept
-            .iter()
-            .map(|(stream, bytes)| (*stream, bytes.as_slice()))
-    }
+    call
 }
 
 /// The job as it stands.
 pub async fn job(client: &Client, id: common::ids::JobId) -> Result<JobView, Failure> {
     client.ask(&Call::get(&paths::job(id))).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tail_of(lines: usize, pieces: &[(Stream, &str)]) -> String {
-        let mut tail = Tail::new(lines);
-        for (stream, piece) in pieces {
-            tail.push(*stream, piece.as_bytes());
-        }
-        tail.pieces()
-            .map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned())
-            .collect()
-    }
-
-    #[test]
-    fn the_tail_is_the_last_lines_wherever_chunks_end() {
-        use Stream::{Stderr, Stdout};
-        assert_eq!(tail_of(2, &[(Stdout, "a\nb\nc\n")]), "b\nc\n");
-        assert_eq!(
-            tail_of(2, &[(Stdout, "a\nb"), (Stdout, "b\nc"), (Stdout, "c\n")]),
-            "bb\ncc\n"
-        );
-        assert_eq!(
-            tail_of(2, &[(Stdout, "a\nb"), (Stderr, "e\n"), (Stdout, "b\n")]),
-            "bb\ne\n"
-        );
-        assert_eq!(tail_of(1, &[(Stdout, "a\nunended")]), "unended");
-        assert_eq!(tail_of(0, &[(Stdout, "a\n")]), "");
-    }
-
-    #[test]
-    fn a_line_without_end_does_not_grow_memory() {
-        let mut tail = Tail::new(3);
-        for _ in 0..100 {
-            tail.push(Stream::Stdout, &[b'x'; 100_000]);
-        }
-        let kept: usize = tail.pieces().map(|(_, bytes)| bytes.len()).sum();
-        assert!(kept <= 4 * (LINE_BYTES_MAX + 100_000), "{kept}");
-    }
 }
