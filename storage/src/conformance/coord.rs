@@ -1,0 +1,183 @@
+//! Lock, queue, hints, limits, nonces.
+
+use std::time::Duration;
+
+use common::ids::JobId;
+use common::lifecycle::testing;
+use common::queue::{ClassKey, Lane, QueueEntry};
+use common::store::{Quota, Topic};
+use common::time::Clock;
+
+use super::Backend;
+use super::kit::turn;
+
+const TTL: Duration = Duration::from_secs(5);
+
+pub async fn the_lock_has_one_holder_at_a_time(backend: &mut impl Backend) {
+    let lock = backend.stores().lock;
+    assert!(lock.acquire("key", "a", TTL).await.unwrap());
+    assert!(!lock.acquire("key", "b", TTL).await.unwrap());
+    assert!(lock.acquire("other", "b", TTL).await.unwrap());
+    assert!(lock.holds("key", "a").await.unwrap());
+    assert!(!lock.holds("key", "b").await.unwrap());
+    turn(backend, Duration::from_secs(4));
+    assert!(lock.renew("key", "a", TTL).await.unwrap());
+    assert!(!lock.renew("key", "b", TTL).await.unwrap());
+    turn(backend, Duration::from_secs(4));
+    assert!(lock.holds("key", "a").await.unwrap());
+    turn(backend, Duration::from_secs(2));
+    assert!(!lock.holds("key", "a").await.unwrap());
+    assert!(!lock.renew("key", "a", TTL).await.unwrap());
+    assert!(lock.acquire("key", "b", TTL).await.unwrap());
+    lock.release("key", "a").await.unwrap();
+    assert!(lock.holds("key", "b").await.unwrap(), "only the holder releases");
+    lock.release("key", "b").await.unwrap();
+    assert!(lock.acquire("key", "a", TTL).await.unwrap());
+}
+
+fn lane(class: &str) -> Lane {
+    Lane {
+        class: ClassKey::from_text(class),
+        account: testing::account("acme"),
+    }
+}
+
+fn entry(class: &str, score: u64, job: u128) -> QueueEntry {
+    QueueEntry {
+        lane: lane(class),
+        score,
+        job: JobId::from_u128(job),
+    }
+}
+
+pub async fn the_queue_is_in_order(backend: &mut impl Backend) {
+    let queue = backend.stores().queue;
+    let [a, b, c] = [entry("x", 5, 2), entry("x", 5, 1), entry("x", 1, 3)];
+    let other = entry("y", 0, 4);
+    queue
+        .push(&[a.clone(), b.clone(), c.clone(), other.clone()])
+        .await
+        .unwrap();
+    queue.push(std::slice::from_ref(&a)).await.unwrap();
+    assert_eq!(queue.len().await.unwrap(), 4);
+    assert_eq!(
+        queue.heads(&lane("x"), 0, 9).await.unwrap(),
+        [c.clone(), b.clone(), a.clone()]
+    );
+    assert_eq!(
+        queue.heads(&lane("x"), 1, 1).await.unwrap(),
+        std::slice::from_ref(&b)
+    );
+    assert_eq!(queue.heads(&lane("z"), 0, 9).await.unwrap(), []);
+    assert_eq!(queue.lanes().await.unwrap(), [(lane("x"), 3), (lane("y"), 1)]);
+    assert_eq!(queue.place(&a).await.unwrap(), Some(2));
+    assert_eq!(queue.place(&entry("x", 5, 9)).await.unwrap(), None);
+    // The latest score counts, in whatever lane.
+    let moved = entry("x", 0, 2);
+    queue.push(std::slice::from_ref(&moved)).await.unwrap();
+    assert_eq!(
+        queue.heads(&lane("x"), 0, 9).await.unwrap(),
+        [moved, c.clone(), b.clone()]
+    );
+    queue.remove(&[b, c, other.clone(), other]).await.unwrap();
+    assert_eq!(queue.lanes().await.unwrap(), [(lane("x"), 1)]);
+}
+
+pub async fn the_queue_starts_unbuilt_and_forgets(backend: &mut impl Backend) {
+    let queue = backend.stores().queue;
+    assert!(!queue.is_built().await.unwrap());
+    queue.push(&[entry("x", 1, 1)]).await.unwrap();
+    queue.mark_built().await.unwrap();
+    assert!(queue.is_built().await.unwrap());
+    queue.clear().await.unwrap();
+    assert!(!queue.is_built().await.unwrap());
+    assert_eq!(queue.len().await.unwrap(), 0);
+}
+
+pub async fn a_hint_reaches_whoever_listens(backend: &mut impl Backend) {
+    let hints = backend.stores().hints;
+    hints.send(Topic::Capacity);
+    let (mut one, mut two) = (hints.subscribe(), hints.subscribe());
+    hints.send(Topic::Queue);
+    for listener in [&mut one, &mut two] {
+        let heard = tokio::time::timeout(Duration::from_secs(30), listener.next()).await;
+        assert_eq!(heard.expect("a hint arrives"), Some(Topic::Queue));
+    }
+}
+
+const QUOTA: Quota = Quota {
+    limit: 3,
+    window: Duration::from_secs(60),
+};
+
+pub async fn the_call_past_the_limit_is_refused(backend: &mut impl Backend) {
+    let limiter = backend.stores().limiter;
+    let now = backend.clock().now();
+    for remaining in [2, 1, 0] {
+        let decision = limiter.check("a", QUOTA, now).await.unwrap();
+        assert_eq!(
+            (decision.allowed, decision.remaining, decision.limit),
+            (true, remaining, 3)
+        );
+    }
+    let decision = limiter.check("a", QUOTA, now).await.unwrap();
+    assert!(!decision.allowed);
+    assert!(decision.retry_after > Duration::ZERO && decision.retry_after <= QUOTA.window);
+    assert!(limiter.check("b", QUOTA, now).await.unwrap().allowed);
+    let later = now.after(decision.retry_after);
+    assert!(
+        limiter.check("a", QUOTA, later).await.unwrap().allowed,
+        "as it was told"
+    );
+}
+
+pub async fn no_double_burst_at_the_edge(backend: &mut impl Backend) {
+    let limiter = backend.stores().limiter;
+    let start = backend.clock().now();
+    let mut allowed: Vec<u64> = Vec::new();
+    // Bursts just before and just after each edge of a window that began with the first call.
+    for second in [0, 59, 60, 61, 119, 120, 121, 179, 180, 181] {
+        for _ in 0..5 {
+            let at = start.after(Duration::from_secs(second));
+            if limiter.check("a", QUOTA, at).await.unwrap().allowed {
+                allowed.push(second);
+            }
+        }
+        let within = allowed.iter().filter(|call| second - **call < 60).count();
+        assert!(within <= 3, "{allowed:?}");
+    }
+    assert!(allowed.len() >= 6, "the window moves on: {allowed:?}");
+}
+
+pub async fn a_nonce_is_used_once_by_one(backend: &mut impl Backend) {
+    let nonces = backend.stores().nonces;
+    let now = backend.clock().now();
+    let uses = (0..100).map(|_| nonces.use_once("n", now, TTL, now));
+    let answers = futures_util::future::join_all(uses).await;
+    assert_eq!(
+        answers
+            .into_iter()
+            .filter(|answer| *answer.as_ref().unwrap())
+            .count(),
+        1
+    );
+    assert!(nonces.use_once("m", now, TTL, now).await.unwrap());
+}
+
+pub async fn a_nonce_from_before_the_store_is_refused(backend: &mut impl Backend) {
+    let nonces = backend.stores().nonces;
+    let now = backend.clock().now();
+    let before = common::time::Timestamp::from_millis(now.as_millis() - 1);
+    assert!(!nonces.use_once("n", before, TTL, now).await.unwrap());
+    assert!(nonces.use_once("n", now, TTL, now).await.unwrap());
+}
+
+pub async fn old_nonces_are_forgotten(backend: &mut impl Backend) {
+    let nonces = backend.stores().nonces;
+    let now = backend.clock().now();
+    assert!(nonces.use_once("n", now, TTL, now).await.unwrap());
+    let almost = now.after(Duration::from_secs(4));
+    assert!(!nonces.use_once("n", almost, TTL, almost).await.unwrap());
+    let past = now.after(Duration::from_secs(6));
+    assert!(nonces.use_once("n", past, TTL, past).await.unwrap());
+}

@@ -1,0 +1,194 @@
+//! Jobs: a row each, changed by compare-and-set on its revision.
+//!
+//! The document is encoded by the caller's task, so that the writer thread only moves bytes. Listing merges one
+//! indexed scan a state; a filter on labels looks at [`query::SCAN_MAX`] rows a page at the most and then gives a short page
+//! with a cursor.
+
+mod query;
+mod row;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::ids::{AccountId, JobId};
+use common::job::{Job, StateName};
+use common::store::{Commit, CommitError, Due, Held, Inserted, JobQuery, JobStore, NewJob, Page, StoreError};
+use common::time::{SharedClock, Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use self::row::Row;
+use super::readers::Readers;
+use super::sqlite::sql;
+use super::writer::Lane;
+
+/// How long a client's own name for a submission is remembered.
+const KEYS_KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// Forgotten names removed along with each new one: more than one, so that the table shrinks.
+const KEYS_SWEPT: u32 = 4;
+
+pub(super) struct Jobs {
+    lane: Lane<Connection>,
+    readers: Arc<Readers>,
+    clock: SharedClock,
+}
+
+impl Jobs {
+    pub(super) fn new(lane: Lane<Connection>, readers: Arc<Readers>, clock: SharedClock) -> Self {
+        Self { lane, readers, clock }
+    }
+}
+
+#[async_trait]
+impl JobStore for Jobs {
+    async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError> {
+        let rows = jobs
+            .into_iter()
+            .map(|new| {
+                Ok(NewRow {
+                    row: Row::of(&new.job)?,
+                    submitter: new.job.submitted_by.as_str().to_owned(),
+                    key: new.key.map(|(key, fingerprint)| (key.0, fingerprint.0)),
+                })
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        let (now, weight) = (self.clock.now(), rows.len());
+        let work = move |db: &mut Connection| rows.iter().map(|new| insert(db, new, now)).collect();
+        self.lane.write(weight, work).await
+    }
+
+    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.readers.read(move |db| query::get(db, id)).await
+    }
+
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Job>, StoreError> {
+        let ids = ids.to_vec();
+        let all = move |db: &Connection| {
+            let found = ids.iter().map(|id| query::get(db, *id));
+            found.filter_map(Result::transpose).collect()
+        };
+        self.readers.read(all).await
+    }
+
+    async fn list(&self, query: &JobQuery) -> Result<Page<Job>, StoreError> {
+        let query = query.clone();
+        self.readers.read(move |db| query::list(db, &query)).await
+    }
+
+    async fn commit(&self, changes: Vec<Commit>) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        let rows = changes
+            .iter()
+            .map(|change| Ok((Row::of(&change.job)?, change.expected.0.cast_signed())))
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        let weight = rows.len();
+        let work = move |db: &mut Connection| {
+            let changed = rows.iter().map(|(row, expected)| commit(db, row, *expected));
+            changed.collect::<Result<Vec<_>, _>>().map_err(sql)
+        };
+        self.lane.write(weight, work).await
+    }
+
+    async fn queued(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.readers.read(move |db| query::queued(db, after, limit)).await
+    }
+
+    async fn due(&self, due: Due, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.readers.read(move |db| query::due(db, due, now, limit)).await
+    }
+
+    async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+        let held = held.clone();
+        self.readers
+            .read(move |db| query::held(db, &held, after, limit))
+            .await
+    }
+
+    async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError> {
+        let account = account.cloned();
+        self.readers
+            .read(move |db| query::count_by_state(db, account.as_ref()))
+            .await
+    }
+}
+
+struct NewRow {
+    row: Row,
+    submitter: String,
+    key: Option<(String, String)>,
+}
+
+fn insert(db: &Connection, new: &NewRow, now: Timestamp) -> Result<Inserted, StoreError> {
+    if let Some((key, fingerprint)) = &new.key {
+        let forgotten = now.as_millis().saturating_sub(millis(KEYS_KEPT));
+        let found = db
+            .prepare_cached(
+                "SELECT fingerprint, job FROM submissions WHERE account = ?1 AND submitter = ?2 AND key = ?3 AND at > ?4",
+            )
+            .map_err(sql)?
+            .query_row(params![new.row.account, new.submitter, key, forgotten], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, [u8; 16]>(1)?))
+            })
+            .optional()
+            .map_err(sql)?;
+        if let Some((stored, id)) = found {
+            if stored != *fingerprint {
+                return Ok(Inserted::KeyReused);
+            }
+            if id == new.row.id {
+                return Ok(Inserted::Stored);
+            }
+            if let Some(job) = query::get(db, JobId::from_u128(u128::from_be_bytes(id)))? {
+                return Ok(Inserted::Repeated(Box::new(job)));
+            }
+        }
+        remember(db, new, key, fingerprint, now, forgotten).map_err(sql)?;
+    }
+    new.row.insert(db).map_err(sql)?;
+    Ok(Inserted::Stored)
+}
+
+fn remember(
+    db: &Connection,
+    new: &NewRow,
+    key: &str,
+    fingerprint: &str,
+    now: Timestamp,
+    forgotten: i64,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO submissions (account, submitter, key, fingerprint, job, at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        new.row.account,
+        new.submitter,
+        key,
+        fingerprint,
+        new.row.id,
+        now.as_millis()
+    ])?;
+    db.prepare_cached(
+        "DELETE FROM submissions WHERE (account, submitter, key) IN
+         (SELECT account, submitter, key FROM submissions WHERE at <= ?1 ORDER BY at LIMIT ?2)",
+    )?
+    .execute(params![forgotten, KEYS_SWEPT])?;
+    Ok(())
+}
+
+fn commit(db: &Connection, row: &Row, expected: i64) -> rusqlite::Result<Result<(), CommitError>> {
+    if row.update(db, expected)? == 1 {
+        return Ok(Ok(()));
+    }
+    let there = db
+        .prepare_cached("SELECT 1 FROM jobs WHERE id = ?1")?
+        .exists([row.id])?;
+    Ok(Err(if there {
+        CommitError::Conflict
+    } else {
+        CommitError::NotFound
+    }))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
