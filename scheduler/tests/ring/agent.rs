@@ -60,8 +60,18 @@ impl Agent {
         let (sink, stream) = socket.split();
         let (sender, arrived) = mpsc::channel(4_096);
         ring.tasks.spawn("test agent reader", read(stream, sender));
-        let capacity = Capacity { cpu_millis: 4_000, memory_mib: 4_096, disk_mib: 100_000, slots: 4 };
-        Self { session: None, capacity, sink, arrived }
+        let capacity = Capacity {
+            cpu_millis: 4_000,
+            memory_mib: 4_096,
+            disk_mib: 100_000,
+            slots: 4,
+        };
+        Self {
+            session: None,
+            capacity,
+            sink,
+            arrived,
+        }
     }
 
     /// Says hello and hears welcome: whether the session was resumed, and the verdicts.
@@ -80,7 +90,12 @@ impl Agent {
         })
         .await;
         match self.hear().await {
-            ToWorker::Welcome { session, resumed, verdicts, .. } => {
+            ToWorker::Welcome {
+                session,
+                resumed,
+                verdicts,
+                ..
+            } => {
                 self.session = Some(session);
                 (resumed, verdicts)
             }
@@ -89,7 +104,8 @@ impl Agent {
     }
 
     pub async fn say(&mut self, message: &FromWorker) {
-        self.send(Message::text(serde_json::to_string(message).unwrap())).await;
+        self.send(Message::text(serde_json::to_string(message).unwrap()))
+            .await;
     }
 
     pub async fn send(&mut self, frame: Message) {
@@ -97,42 +113,72 @@ impl Agent {
     }
 
     pub async fn chunk(&mut self, assignment: &Assignment, stream: LogStream, seq: u64, bytes: &'static str) {
-        let chunk =
-            LogChunk { attempt: assignment.attempt, stream, seq, bytes: Bytes::from_static(bytes.as_bytes()) };
-        self.send(Message::Binary(binary::encode(assignment.job, &chunk))).await;
+        let chunk = LogChunk {
+            attempt: assignment.attempt,
+            stream,
+            seq,
+            bytes: Bytes::from_static(bytes.as_bytes()),
+        };
+        self.send(Message::Binary(binary::encode(assignment.job, &chunk)))
+            .await;
     }
 
     pub async fn start(&mut self, assignment: &Assignment) {
-        self.say(&FromWorker::Started { job: assignment.job, attempt: assignment.attempt }).await;
+        self.say(&FromWorker::Started {
+            job: assignment.job,
+            attempt: assignment.attempt,
+        })
+        .await;
     }
 
     pub async fn finish(&mut self, assignment: &Assignment, report: &AttemptReport) {
         let report = Box::new(report.clone());
-        self.say(&FromWorker::Result { job: assignment.job, attempt: assignment.attempt, report }).await;
+        self.say(&FromWorker::Result {
+            job: assignment.job,
+            attempt: assignment.attempt,
+            report,
+        })
+        .await;
     }
 
     /// Reports an exit and hears what became of it.
     pub async fn exit(&mut self, assignment: &Assignment, code: i32) -> ResultVerdict {
-        self.finish(assignment, &AttemptReport::bare(Outcome::Exited { code })).await;
+        self.finish(assignment, &AttemptReport::bare(Outcome::Exited { code }))
+            .await;
         self.hear_verdict(assignment.attempt).await
     }
 
     /// Beats, and hears the verdicts.
     pub async fn beat(&mut self, number: u64, attempts: Vec<HeldAttempt>) -> Vec<(AttemptId, Verdict)> {
         let (condition, load) = (Condition::Ready, Load::default());
-        self.say(&FromWorker::Heartbeat { number, attempts, condition, draining: false, load }).await;
+        self.say(&FromWorker::Heartbeat {
+            number,
+            attempts,
+            condition,
+            draining: false,
+            load,
+        })
+        .await;
         loop {
-            if let ToWorker::HeartbeatAck { number: acknowledged, verdicts } = self.hear().await
+            if let ToWorker::HeartbeatAck {
+                number: acknowledged,
+                verdicts,
+            } = self.hear().await
                 && acknowledged == number
             {
-                return verdicts.into_iter().map(|verdict| (verdict.attempt, verdict.verdict)).collect();
+                return verdicts
+                    .into_iter()
+                    .map(|verdict| (verdict.attempt, verdict.verdict))
+                    .collect();
             }
         }
     }
 
     pub async fn arrived(&mut self) -> Arrived {
         let arrived = tokio::time::timeout(DEADLINE, self.arrived.recv()).await;
-        arrived.expect("nothing arrived in time").expect("the reader tells the end first")
+        arrived
+            .expect("nothing arrived in time")
+            .expect("the reader tells the end first")
     }
 
     pub async fn hear(&mut self) -> ToWorker {
@@ -180,7 +226,9 @@ impl Agent {
     /// The next acknowledgement of a stream: its number, and whether it is stale.
     pub async fn hear_log_ack(&mut self, of: LogStream) -> (u64, bool) {
         loop {
-            if let ToWorker::LogAck { stream, seq, stale, .. } = self.hear().await
+            if let ToWorker::LogAck {
+                stream, seq, stale, ..
+            } = self.hear().await
                 && stream == of
             {
                 return (seq, stale);
@@ -195,7 +243,10 @@ impl Agent {
 }
 
 pub fn held(assignment: &Assignment) -> HeldAttempt {
-    HeldAttempt { job: assignment.job, attempt: assignment.attempt }
+    HeldAttempt {
+        job: assignment.job,
+        attempt: assignment.attempt,
+    }
 }
 
 fn description(capacity: Capacity) -> WorkerDescription {
@@ -230,12 +281,19 @@ async fn read(mut stream: SplitStream<Socket>, sender: mpsc::Sender<Arrived>) {
 
 impl Agent {
     /// Reports success; assignments that arrive before the answer are kept.
-    pub async fn exit_keeping(&mut self, assignment: &Assignment, kept: &mut Vec<Assignment>) -> ResultVerdict {
-        self.finish(assignment, &AttemptReport::bare(Outcome::Exited { code: 0 })).await;
+    pub async fn exit_keeping(
+        &mut self,
+        assignment: &Assignment,
+        kept: &mut Vec<Assignment>,
+    ) -> ResultVerdict {
+        self.finish(assignment, &AttemptReport::bare(Outcome::Exited { code: 0 }))
+            .await;
         loop {
             match self.hear().await {
                 ToWorker::JobAssign(another) => kept.push(*another),
-                ToWorker::ResultAck { attempt, verdict, .. } if attempt == assignment.attempt => return verdict,
+                ToWorker::ResultAck { attempt, verdict, .. } if attempt == assignment.attempt => {
+                    return verdict;
+                }
                 _ => {}
             }
         }

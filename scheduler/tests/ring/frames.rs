@@ -21,7 +21,10 @@ async fn closed_after(ring: &Ring, frame: Message) -> Option<u16> {
 
 fn heartbeat(attempts: usize) -> Message {
     let attempts = (0..attempts)
-        .map(|_| HeldAttempt { job: JobId::random(), attempt: AttemptId::random() })
+        .map(|_| HeldAttempt {
+            job: JobId::random(),
+            attempt: AttemptId::random(),
+        })
         .collect();
     let beat = FromWorker::Heartbeat {
         number: 1,
@@ -48,7 +51,12 @@ async fn nonsense_closes_the_connection_and_hurts_nobody_else() {
         Message::Binary(Bytes::from_static(&[9; 100])),
         heartbeat(HELD_ATTEMPTS_MAX + 1),
     ] {
-        assert_eq!(closed_after(&ring, frame.clone()).await, bad, "{:.60}", frame.to_string());
+        assert_eq!(
+            closed_after(&ring, frame.clone()).await,
+            bad,
+            "{:.60}",
+            frame.to_string()
+        );
     }
     assert_eq!(bystander.beat(1, vec![]).await, vec![]);
 }
@@ -90,8 +98,12 @@ async fn who_says_no_hello_is_closed() {
 #[tokio::test]
 async fn a_socket_that_stays_silent_is_closed() {
     let ring = Ring::with(BRIEF, |stores| stores).await;
-    let mut silent = tokio::net::TcpStream::connect(ring.scheduler.address()).await.unwrap();
-    let mut slow = tokio::net::TcpStream::connect(ring.scheduler.address()).await.unwrap();
+    let mut silent = tokio::net::TcpStream::connect(ring.scheduler.address())
+        .await
+        .unwrap();
+    let mut slow = tokio::net::TcpStream::connect(ring.scheduler.address())
+        .await
+        .unwrap();
     slow.write_all(b"GET /ws/worker HT").await.unwrap();
     for stream in [&mut silent, &mut slow] {
         let mut rest = Vec::new();
@@ -115,7 +127,10 @@ async fn a_worker_whose_line_goes_dead_is_closed() {
     let ended = tokio::time::timeout(DEADLINE, socket.get_mut().read_to_end(&mut bytes)).await;
     assert!(ended.is_ok(), "still open");
     let code = CloseCode::TooSlow.code().to_be_bytes();
-    let close = bytes.windows(4).find(|window| window[0] == 0x88).expect("a close frame");
+    let close = bytes
+        .windows(4)
+        .find(|window| window[0] == 0x88)
+        .expect("a close frame");
     assert_eq!(close[2..], code);
 }
 
@@ -127,8 +142,24 @@ async fn a_flood_is_slowed_down_and_loses_nothing() {
     let assignment = agent.hear_assignment().await;
     let chunks = 3_000;
     for seq in 0..chunks {
-        agent.chunk(&assignment, common::log::Stream::Stdout, seq, "a line of output\n").await;
+        agent
+            .chunk(
+                &assignment,
+                common::log::Stream::Stdout,
+                seq,
+                "a line of output\n",
+            )
+            .await;
     }
     while agent.hear_log_ack(common::log::Stream::Stdout).await.0 + 1 < chunks {}
-    assert_eq!(ring.stores.logs.extent(assignment.attempt).await.unwrap().stdout.next_seq, chunks);
+    assert_eq!(
+        ring.stores
+            .logs
+            .extent(assignment.attempt)
+            .await
+            .unwrap()
+            .stdout
+            .next_seq,
+        chunks
+    );
 }

@@ -15,7 +15,10 @@ use crate::ring::Ring;
 async fn refused_with(ring: &Ring, token: &str) -> (u16, Option<i64>) {
     match open(ring, token).await {
         Err(Error::Http(answer)) => {
-            let time = answer.headers().get("x-server-time-ms").and_then(|time| time.to_str().ok()?.parse().ok());
+            let time = answer
+                .headers()
+                .get("x-server-time-ms")
+                .and_then(|time| time.to_str().ok()?.parse().ok());
             (answer.status().as_u16(), time)
         }
         other => panic!("expected a refusal, got {other:?}"),
@@ -43,12 +46,30 @@ async fn every_wrong_token_hears_the_same_refusal_with_the_servers_time() {
         ("no token at all", "x".to_owned()),
         ("a spoilt signature", format!("{}{last}", &good[..good.len() - 1])),
         ("another worker's name", good.replacen(":w:", ":v:", 1)),
-        ("another path", signed(&ring, now, |request| request.path = "/ws/workers")),
-        ("another method", signed(&ring, now, |request| request.method = "POST")),
-        ("another audience", signed(&ring, now, |request| request.audience = "elsewhere")),
-        ("another body", signed(&ring, now, |request| request.body_sha256 = "00")),
-        ("an old one", signed(&ring, Timestamp::from_millis(now.as_millis() - 120_000), |_| {})),
-        ("a future one", signed(&ring, Timestamp::from_millis(now.as_millis() + 120_000), |_| {})),
+        (
+            "another path",
+            signed(&ring, now, |request| request.path = "/ws/workers"),
+        ),
+        (
+            "another method",
+            signed(&ring, now, |request| request.method = "POST"),
+        ),
+        (
+            "another audience",
+            signed(&ring, now, |request| request.audience = "elsewhere"),
+        ),
+        (
+            "another body",
+            signed(&ring, now, |request| request.body_sha256 = "00"),
+        ),
+        (
+            "an old one",
+            signed(&ring, Timestamp::from_millis(now.as_millis() - 120_000), |_| {}),
+        ),
+        (
+            "a future one",
+            signed(&ring, Timestamp::from_millis(now.as_millis() + 120_000), |_| {}),
+        ),
     ];
     for (what, token) in wrong {
         let (status, time) = refused_with(&ring, &token).await;
@@ -56,7 +77,14 @@ async fn every_wrong_token_hears_the_same_refusal_with_the_servers_time() {
         let skew = (time.unwrap() - ring.clock.now().as_millis()).abs();
         assert!(skew < 60_000, "{what}: {skew} ms");
     }
-    assert_eq!(ring.stores.workers.get(&WorkerId::new("w").unwrap()).await.unwrap(), None);
+    assert_eq!(
+        ring.stores
+            .workers
+            .get(&WorkerId::new("w").unwrap())
+            .await
+            .unwrap(),
+        None
+    );
 }
 
 #[tokio::test]
@@ -80,7 +108,11 @@ async fn of_a_hundred_replays_at_the_same_time_exactly_one_is_accepted() {
 #[tokio::test]
 async fn a_token_may_come_in_the_query() {
     let ring = Ring::start().await;
-    let url = format!("ws://{}{WEBSOCKET_PATH}?token={}", ring.scheduler.address(), token(&ring, "w"));
+    let url = format!(
+        "ws://{}{WEBSOCKET_PATH}?token={}",
+        ring.scheduler.address(),
+        token(&ring, "w")
+    );
     assert!(connect_async(url).await.is_ok());
 }
 
@@ -88,8 +120,12 @@ async fn a_token_may_come_in_the_query() {
 async fn a_doubled_token_header_is_refused() {
     let ring = Ring::start().await;
     let (one, two) = (token(&ring, "w"), token(&ring, "v"));
-    let mut stream = tokio::net::TcpStream::connect(ring.scheduler.address()).await.unwrap();
-    let head = format!("GET {WEBSOCKET_PATH} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{TOKEN_HEADER}: {one}\r\n{TOKEN_HEADER}: {two}\r\n\r\n");
+    let mut stream = tokio::net::TcpStream::connect(ring.scheduler.address())
+        .await
+        .unwrap();
+    let head = format!(
+        "GET {WEBSOCKET_PATH} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{TOKEN_HEADER}: {one}\r\n{TOKEN_HEADER}: {two}\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut status = [0; 12];
     stream.read_exact(&mut status).await.unwrap();

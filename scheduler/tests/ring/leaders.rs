@@ -11,7 +11,10 @@ use crate::ring::{Ring, replica, until};
 #[tokio::test]
 async fn a_standby_takes_over_with_a_higher_term() {
     let ring = Ring::start().await;
-    let first = until("somebody leads", || async { ring.scheduler.leads().ok_or("nobody") }).await;
+    let first = until("somebody leads", || async {
+        ring.scheduler.leads().ok_or("nobody")
+    })
+    .await;
     let tasks = Tasks::new();
     let standby = replica(&ring.config, &ring.stores, &ring.clock, &tasks).await;
     assert_eq!(standby.leads(), None);
@@ -24,11 +27,17 @@ async fn a_standby_takes_over_with_a_higher_term() {
 #[tokio::test]
 async fn a_leader_resigns_when_a_later_term_has_begun() {
     let ring = Ring::start().await;
-    let first = until("somebody leads", || async { ring.scheduler.leads().ok_or("nobody") }).await;
+    let first = until("somebody leads", || async {
+        ring.scheduler.leads().ok_or("nobody")
+    })
+    .await;
     let later = ring.stores.terms.begin().await.unwrap();
     assert!(later > first);
     let again = until("a later term is led", || async {
-        ring.scheduler.leads().filter(|epoch| *epoch > later).ok_or(ring.scheduler.leads())
+        ring.scheduler
+            .leads()
+            .filter(|epoch| *epoch > later)
+            .ok_or(ring.scheduler.leads())
     })
     .await;
     assert!(again > later);
@@ -37,7 +46,10 @@ async fn a_leader_resigns_when_a_later_term_has_begun() {
 #[tokio::test]
 async fn a_queue_that_was_wiped_is_made_anew() {
     let ring = Ring::start().await;
-    until("somebody leads", || async { ring.scheduler.leads().ok_or("nobody") }).await;
+    until("somebody leads", || async {
+        ring.scheduler.leads().ok_or("nobody")
+    })
+    .await;
     for _ in 0..30 {
         ring.submit(spec()).await;
     }
@@ -54,7 +66,10 @@ async fn a_queue_that_was_wiped_is_made_anew() {
 #[tokio::test]
 async fn a_single_entry_that_fell_out_of_the_queue_is_put_back() {
     let ring = Ring::start().await;
-    until("somebody leads", || async { ring.scheduler.leads().ok_or("nobody") }).await;
+    until("somebody leads", || async {
+        ring.scheduler.leads().ok_or("nobody")
+    })
+    .await;
     let id = ring.submit(spec()).await;
     let entry = common::queue::QueueEntry::of(&ring.job(id).await).unwrap();
     ring.stores.queue.remove(&[entry]).await.unwrap();
@@ -65,14 +80,28 @@ async fn a_single_entry_that_fell_out_of_the_queue_is_put_back() {
 #[tokio::test]
 async fn what_an_older_term_gave_to_an_unknown_session_is_taken_over_and_expires() {
     let ring = Ring::start().await;
-    until("somebody leads", || async { ring.scheduler.leads().ok_or("nobody") }).await;
+    until("somebody leads", || async {
+        ring.scheduler.leads().ok_or("nobody")
+    })
+    .await;
     let id = ring.submit(spec()).await;
-    let lease = Lease { worker: WorkerId::new("ghost").unwrap(), session: SessionId::random() };
-    let claim = JobEvent::Claimed { attempt: common::ids::AttemptId::random(), lease, epoch: Epoch(0) };
+    let lease = Lease {
+        worker: WorkerId::new("ghost").unwrap(),
+        session: SessionId::random(),
+    };
+    let claim = JobEvent::Claimed {
+        attempt: common::ids::AttemptId::random(),
+        lease,
+        epoch: Epoch(0),
+    };
     ring.jobs.apply(id, claim).await.unwrap();
     let job = until("the ghost's attempt has ended", || async {
         let job = ring.job(id).await;
-        if job.attempts[0].end.is_some() { Ok(job) } else { Err(job.state) }
+        if job.attempts[0].end.is_some() {
+            Ok(job)
+        } else {
+            Err(job.state)
+        }
     })
     .await;
     assert!(job.epoch > Epoch(0));

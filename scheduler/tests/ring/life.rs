@@ -20,7 +20,10 @@ async fn lives(ring: &Ring) {
     let mut agent = ring.agent("w").await;
     let id = ring.submit(spec()).await;
     let assignment = agent.hear_assignment().await;
-    assert_eq!((assignment.job, assignment.number, &assignment.spec), (id, 1, &spec()));
+    assert_eq!(
+        (assignment.job, assignment.number, &assignment.spec),
+        (id, 1, &spec())
+    );
     agent.start(&assignment).await;
     ring.job_becomes(id, StateName::Running).await;
     assert_eq!(agent.exit(&assignment, 0).await, ResultVerdict::Accepted);
@@ -37,7 +40,14 @@ async fn a_job_is_assigned_started_and_accepted() {
 
 #[tokio::test]
 async fn everything_happens_without_any_hint() {
-    lives(&Ring::with(PATIENT, |stores| Stores { hints: Arc::new(Deaf), ..stores }).await).await;
+    lives(
+        &Ring::with(PATIENT, |stores| Stores {
+            hints: Arc::new(Deaf),
+            ..stores
+        })
+        .await,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -79,15 +89,27 @@ async fn a_cancel_reaches_the_agent_and_its_report_ends_the_job_as_cancelled() {
     let assignment = agent.hear_assignment().await;
     agent.start(&assignment).await;
     ring.job_becomes(id, StateName::Running).await;
-    let applied = ring.jobs.apply(id, JobEvent::CancelAsked(asked("alice"))).await.unwrap();
+    let applied = ring
+        .jobs
+        .apply(id, JobEvent::CancelAsked(asked("alice")))
+        .await
+        .unwrap();
     assert!(matches!(applied, Applied::Done(_)), "{applied:?}");
     assert_eq!(agent.hear_cancel().await, (id, assignment.attempt));
     let outcome = Outcome::Signaled { signal: 15 };
-    agent.finish(&assignment, &AttemptReport::bare(outcome.clone())).await;
-    assert_eq!(agent.hear_verdict(assignment.attempt).await, ResultVerdict::Accepted);
+    agent
+        .finish(&assignment, &AttemptReport::bare(outcome.clone()))
+        .await;
+    assert_eq!(
+        agent.hear_verdict(assignment.attempt).await,
+        ResultVerdict::Accepted
+    );
     let job = ring.job(id).await;
     assert_eq!(job.state.name(), StateName::Cancelled);
-    assert_eq!(job.attempts[0].end.as_ref().map(|end| &end.outcome), Some(&outcome));
+    assert_eq!(
+        job.attempts[0].end.as_ref().map(|end| &end.outcome),
+        Some(&outcome)
+    );
 }
 
 #[tokio::test]
@@ -95,7 +117,10 @@ async fn a_failure_is_retried_after_its_pause_as_another_attempt() {
     let ring = Ring::start().await;
     let mut agent = ring.agent("w").await;
     let mut spec = spec();
-    spec.retry = RetryPolicy { backoff: Duration::from_millis(50), ..RetryPolicy::times(1) };
+    spec.retry = RetryPolicy {
+        backoff: Duration::from_millis(50),
+        ..RetryPolicy::times(1)
+    };
     let id = ring.submit(spec).await;
     let first = agent.hear_assignment().await;
     assert_eq!(agent.exit(&first, 7).await, ResultVerdict::Accepted);
@@ -114,7 +139,9 @@ async fn a_job_that_waits_for_too_long_fails_and_leaves_the_queue() {
     spec.limits.queue = Some(Duration::from_millis(100));
     let id = ring.submit(spec).await;
     let job = ring.job_becomes(id, StateName::Failed).await;
-    let JobState::Failed { cause, .. } = job.state else { unreachable!() };
+    let JobState::Failed { cause, .. } = job.state else {
+        unreachable!()
+    };
     assert_eq!(cause.outcome, Outcome::QueueTimeout);
     crate::ring::until("the queue is empty", || async {
         match ring.stores.queue.len().await.unwrap() {
@@ -142,12 +169,24 @@ async fn a_job_whose_input_is_gone_fails_with_that_sentence() {
     let ring = Ring::start().await;
     let _agent = ring.agent("w").await;
     let mut spec = spec();
-    spec.inputs = vec![InputFile { file: FileId::random(), path: "in.txt".into(), unpack: false }];
+    spec.inputs = vec![InputFile {
+        file: FileId::random(),
+        path: "in.txt".into(),
+        unpack: false,
+    }];
     let id = ring.submit(spec).await;
     let job = ring.job_becomes(id, StateName::Failed).await;
-    let JobState::Failed { cause, .. } = job.state else { unreachable!() };
+    let JobState::Failed { cause, .. } = job.state else {
+        unreachable!()
+    };
     assert!(
-        matches!(cause.outcome, Outcome::NotStarted { reason: NotStartedReason::BadInputs, .. }),
+        matches!(
+            cause.outcome,
+            Outcome::NotStarted {
+                reason: NotStartedReason::BadInputs,
+                ..
+            }
+        ),
         "{:?}",
         cause.outcome
     );
@@ -169,7 +208,15 @@ async fn a_worker_gets_no_more_than_its_slots_and_the_rest_as_they_become_free()
     assert_eq!(verdicts.len(), 4);
     assert!(agent.heard_already().is_empty());
     for done in 0..10 {
-        let assignment = if running.is_empty() { agent.hear_assignment().await } else { running.remove(0) };
-        assert_eq!(agent.exit_keeping(&assignment, &mut running).await, ResultVerdict::Accepted, "{done}");
+        let assignment = if running.is_empty() {
+            agent.hear_assignment().await
+        } else {
+            running.remove(0)
+        };
+        assert_eq!(
+            agent.exit_keeping(&assignment, &mut running).await,
+            ResultVerdict::Accepted,
+            "{done}"
+        );
     }
 }

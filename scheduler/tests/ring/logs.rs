@@ -1,17 +1,24 @@
 //! Output on its way into the store.
 
 use common::attempt::{AttemptReport, Outcome};
-use common::log::{DroppedRange, LogEnd, Stream, StreamEnd};
 use common::lifecycle::testing::spec;
+use common::log::{DroppedRange, LogEnd, Stream, StreamEnd};
 use common::protocol::{FromWorker, ResultVerdict};
 use common::store::LogPosition;
 
 use crate::ring::Ring;
 
 fn report(chunks: u64, dropped: Option<DroppedRange>) -> AttemptReport {
-    let stdout = StreamEnd { chunks, bytes: chunks, dropped };
+    let stdout = StreamEnd {
+        chunks,
+        bytes: chunks,
+        dropped,
+    };
     AttemptReport {
-        logs: LogEnd { stdout, stderr: StreamEnd::default() },
+        logs: LogEnd {
+            stdout,
+            stderr: StreamEnd::default(),
+        },
         ..AttemptReport::bare(Outcome::Exited { code: 0 })
     }
 }
@@ -25,8 +32,16 @@ async fn chunks_are_stored_before_they_are_acknowledged_and_before_the_result() 
     agent.chunk(&assignment, Stream::Stdout, 0, "hello ").await;
     agent.chunk(&assignment, Stream::Stdout, 1, "world").await;
     agent.finish(&assignment, &report(2, None)).await;
-    assert_eq!(agent.hear_verdict(assignment.attempt).await, ResultVerdict::Accepted);
-    let bytes = ring.stores.logs.read_range(assignment.attempt, Stream::Stdout, 0, 100).await.unwrap();
+    assert_eq!(
+        agent.hear_verdict(assignment.attempt).await,
+        ResultVerdict::Accepted
+    );
+    let bytes = ring
+        .stores
+        .logs
+        .read_range(assignment.attempt, Stream::Stdout, 0, 100)
+        .await
+        .unwrap();
     assert_eq!(&bytes[..], b"hello world");
     let end = ring.job(id).await.attempts[0].end.clone().unwrap();
     assert!(end.logs_missing.is_empty(), "{:?}", end.logs_missing);
@@ -39,12 +54,29 @@ async fn shuffled_and_repeated_chunks_are_read_once_and_in_order() {
     ring.submit(spec()).await;
     let assignment = agent.hear_assignment().await;
     for seq in [3, 0, 2, 2, 1, 0, 4] {
-        agent.chunk(&assignment, Stream::Stderr, seq, ["a", "b", "c", "d", "e"][seq as usize]).await;
+        agent
+            .chunk(
+                &assignment,
+                Stream::Stderr,
+                seq,
+                ["a", "b", "c", "d", "e"][seq as usize],
+            )
+            .await;
     }
     while agent.hear_log_ack(Stream::Stderr).await != (4, false) {}
-    let bytes = ring.stores.logs.read_range(assignment.attempt, Stream::Stderr, 0, 100).await.unwrap();
+    let bytes = ring
+        .stores
+        .logs
+        .read_range(assignment.attempt, Stream::Stderr, 0, 100)
+        .await
+        .unwrap();
     assert_eq!(&bytes[..], b"abcde");
-    let page = ring.stores.logs.read(assignment.attempt, None, LogPosition(0), 1 << 20).await.unwrap();
+    let page = ring
+        .stores
+        .logs
+        .read(assignment.attempt, None, LogPosition(0), 1 << 20)
+        .await
+        .unwrap();
     assert_eq!(page.chunks.len(), 5);
 }
 
@@ -64,7 +96,12 @@ async fn a_chunk_may_come_as_text() {
         })
         .await;
     assert_eq!(agent.hear_log_ack(Stream::Stdout).await, (0, false));
-    let bytes = ring.stores.logs.read_range(assignment.attempt, Stream::Stdout, 0, 100).await.unwrap();
+    let bytes = ring
+        .stores
+        .logs
+        .read_range(assignment.attempt, Stream::Stdout, 0, 100)
+        .await
+        .unwrap();
     assert_eq!(&bytes[..], b"hi");
 }
 
@@ -79,9 +116,16 @@ async fn what_is_missing_is_named_and_what_was_dropped_on_purpose_is_not() {
     }
     // The gap is passed over, so that the tail is acknowledged as well.
     while agent.hear_log_ack(Stream::Stdout).await != (9, false) {}
-    let dropped = DroppedRange { from: 4, until: 9, bytes: 5 };
+    let dropped = DroppedRange {
+        from: 4,
+        until: 9,
+        bytes: 5,
+    };
     agent.finish(&assignment, &report(10, Some(dropped))).await;
-    assert_eq!(agent.hear_verdict(assignment.attempt).await, ResultVerdict::Accepted);
+    assert_eq!(
+        agent.hear_verdict(assignment.attempt).await,
+        ResultVerdict::Accepted
+    );
     let end = ring.job(id).await.attempts[0].end.clone().unwrap();
     assert_eq!(end.logs_missing.stdout, vec![(2, 4)]);
 }

@@ -70,16 +70,29 @@ impl Ring {
     pub async fn with(times: LeaseTimes, change: impl FnOnce(Stores) -> Stores) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock: SharedClock = Arc::new(SystemClock);
-        let store = StoreConfig::Embedded { folder: folder.path().join("state") };
+        let store = StoreConfig::Embedded {
+            folder: folder.path().join("state"),
+        };
         let stores = change(storage::open(&store, Arc::clone(&clock)).await.unwrap());
         let secret = Secret::new(b"an agreed secret of thirty-two bytes".to_vec());
         let fleet = FleetSecrets::new(vec![("k1".into(), secret)]).unwrap();
-        let mut config = Config { times, ..Config::new(fleet) };
+        let mut config = Config {
+            times,
+            ..Config::new(fleet)
+        };
         config.limits.header_deadline = Duration::from_secs(1);
         let tasks = Tasks::new();
         let scheduler = replica(&config, &stores, &clock, &tasks).await;
         let jobs = Jobs::new(stores.clone(), Arc::clone(&clock));
-        Self { stores, jobs, clock, scheduler, config, tasks, _folder: folder }
+        Self {
+            stores,
+            jobs,
+            clock,
+            scheduler,
+            config,
+            tasks,
+            _folder: folder,
+        }
     }
 
     pub fn key(&self, worker: &str) -> WorkerKey {
@@ -113,7 +126,11 @@ impl Ring {
     pub async fn job_becomes(&self, id: JobId, state: StateName) -> Job {
         until(&format!("the job is {state}"), || async {
             let job = self.job(id).await;
-            if job.state.name() == state { Ok(job) } else { Err(job.state) }
+            if job.state.name() == state {
+                Ok(job)
+            } else {
+                Err(job.state)
+            }
         })
         .await
     }
@@ -131,14 +148,20 @@ pub async fn replica(config: &Config, stores: &Stores, clock: &SharedClock, task
 }
 
 /// Waits until `look` finds what it looks for; fails with what it saw last.
-pub async fn until<T, E: Debug, F: Future<Output = Result<T, E>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub async fn until<T, E: Debug, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
     let clock = SystemClock;
     let begun = clock.mono();
     loop {
         match look().await {
             Ok(found) => return found,
             Err(seen) => {
-                assert!(clock.mono().since(begun) < DEADLINE, "not within {DEADLINE:?}: {what}; seen last: {seen:?}");
+                assert!(
+                    clock.mono().since(begun) < DEADLINE,
+                    "not within {DEADLINE:?}: {what}; seen last: {seen:?}"
+                );
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }

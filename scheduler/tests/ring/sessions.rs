@@ -27,7 +27,10 @@ async fn an_agent_that_comes_back_goes_on_with_its_session_and_its_attempts() {
     let (resumed, verdicts) = back.greet(session, vec![held(&assignment)]).await;
     assert!(resumed);
     assert_eq!(back.session, session);
-    assert_eq!(verdicts.iter().map(|verdict| verdict.verdict).collect::<Vec<_>>(), vec![Verdict::Keep]);
+    assert_eq!(
+        verdicts.iter().map(|verdict| verdict.verdict).collect::<Vec<_>>(),
+        vec![Verdict::Keep]
+    );
     assert_eq!(back.exit(&assignment, 0).await, ResultVerdict::Accepted);
     assert_eq!(ring.job(id).await.attempts_total, 1);
 }
@@ -50,7 +53,10 @@ async fn an_attempt_that_runs_by_the_rows_but_not_by_the_hello_is_tried_again() 
     let ring = Ring::start().await;
     let mut agent = ring.agent("w").await;
     let mut spec = spec();
-    spec.retry = RetryPolicy { backoff: Duration::from_millis(20), ..RetryPolicy::default() };
+    spec.retry = RetryPolicy {
+        backoff: Duration::from_millis(20),
+        ..RetryPolicy::default()
+    };
     let id = ring.submit(spec).await;
     let first = agent.hear_assignment().await;
     agent.start(&first).await;
@@ -62,7 +68,11 @@ async fn an_attempt_that_runs_by_the_rows_but_not_by_the_hello_is_tried_again() 
     let second = back.hear_assignment().await;
     assert_eq!((second.job, second.number), (id, 2));
     let end = ring.job(id).await.attempts[0].end.clone().unwrap();
-    assert!(matches!(end.outcome, Outcome::InfraError { .. }), "{:?}", end.outcome);
+    assert!(
+        matches!(end.outcome, Outcome::InfraError { .. }),
+        "{:?}",
+        end.outcome
+    );
 }
 
 #[tokio::test]
@@ -74,13 +84,20 @@ async fn one_heartbeat_without_a_running_attempt_is_forgiven_and_two_are_not() {
     agent.start(&assignment).await;
     ring.job_becomes(id, StateName::Running).await;
     agent.beat(1, vec![]).await;
-    assert_eq!(agent.beat(2, vec![held(&assignment)]).await, vec![(assignment.attempt, Verdict::Keep)]);
+    assert_eq!(
+        agent.beat(2, vec![held(&assignment)]).await,
+        vec![(assignment.attempt, Verdict::Keep)]
+    );
     agent.beat(3, vec![]).await;
     assert_eq!(ring.job(id).await.state.name(), StateName::Running);
     agent.beat(4, vec![]).await;
     until("the attempt has ended", || async {
         let job = ring.job(id).await;
-        if job.attempts[0].end.is_some() { Ok(()) } else { Err(job.state) }
+        if job.attempts[0].end.is_some() {
+            Ok(())
+        } else {
+            Err(job.state)
+        }
     })
     .await;
 }
@@ -96,7 +113,10 @@ async fn a_new_session_may_keep_nothing_of_an_older_one() {
         let mut back = Agent::connect(&ring, "w").await;
         let (resumed, verdicts) = back.greet(unknown, vec![held(&assignment)]).await;
         assert!(!resumed);
-        assert_eq!(verdicts.iter().map(|verdict| verdict.verdict).collect::<Vec<_>>(), vec![Verdict::Stop]);
+        assert_eq!(
+            verdicts.iter().map(|verdict| verdict.verdict).collect::<Vec<_>>(),
+            vec![Verdict::Stop]
+        );
     }
 }
 
@@ -130,10 +150,16 @@ async fn who_speaks_of_another_workers_attempt_is_turned_away_and_changes_nothin
     ] {
         let mut thief = ring.agent("thief").await;
         thief.say(&message).await;
-        assert_eq!(thief.hear_close().await, Some(CloseCode::NotYours.code()), "{message:?}");
+        assert_eq!(
+            thief.hear_close().await,
+            Some(CloseCode::NotYours.code()),
+            "{message:?}"
+        );
     }
     let mut thief = ring.agent("thief").await;
-    thief.chunk(&assignment, common::log::Stream::Stdout, 0, "forged").await;
+    thief
+        .chunk(&assignment, common::log::Stream::Stdout, 0, "forged")
+        .await;
     assert_eq!(thief.hear_close().await, Some(CloseCode::NotYours.code()));
     assert_eq!(ring.job(id).await, before);
     assert_eq!(ring.stores.logs.extent(attempt).await.unwrap().stdout.chunks, 0);
@@ -158,7 +184,10 @@ async fn a_silent_sessions_attempts_expire_and_run_elsewhere_and_its_late_result
     let ring = Ring::with(BRIEF, |stores| stores).await;
     let mut lost = ring.agent("lost").await;
     let mut spec = spec();
-    spec.retry = RetryPolicy { backoff: Duration::from_millis(20), ..RetryPolicy::default() };
+    spec.retry = RetryPolicy {
+        backoff: Duration::from_millis(20),
+        ..RetryPolicy::default()
+    };
     let id = ring.submit(spec).await;
     let first = lost.hear_assignment().await;
     lost.start(&first).await;
@@ -168,10 +197,17 @@ async fn a_silent_sessions_attempts_expire_and_run_elsewhere_and_its_late_result
 
     let expired = until("the first attempt has expired", || async {
         let job = ring.job(id).await;
-        if job.attempts[0].end.is_some() { Ok(job) } else { Err(job.state) }
+        if job.attempts[0].end.is_some() {
+            Ok(job)
+        } else {
+            Err(job.state)
+        }
     })
     .await;
-    assert_eq!(expired.attempts[0].end.as_ref().unwrap().outcome, Outcome::WorkerLost);
+    assert_eq!(
+        expired.attempts[0].end.as_ref().unwrap().outcome,
+        Outcome::WorkerLost
+    );
     assert_eq!((expired.infra_retries, expired.user_retries), (1, 0));
     assert!(ring.stores.workers.sessions(&[session]).await.unwrap()[0].lost);
 
@@ -200,7 +236,10 @@ async fn who_beats_is_never_lost() {
     while ring.clock.mono().since(begun) < 2 * BRIEF.lost_after {
         number += 1;
         pace.tick().await;
-        assert_eq!(agent.beat(number, vec![held(&assignment)]).await, vec![(assignment.attempt, Verdict::Keep)]);
+        assert_eq!(
+            agent.beat(number, vec![held(&assignment)]).await,
+            vec![(assignment.attempt, Verdict::Keep)]
+        );
     }
     assert_eq!(ring.job(id).await.state.name(), StateName::Running);
     assert!(agent.heard_already().iter().all(|arrived| matches!(

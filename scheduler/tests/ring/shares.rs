@@ -46,7 +46,10 @@ async fn two_accounts_get_equal_shares_however_late_one_comes_and_however_much_t
 async fn a_job_that_no_worker_fits_stands_in_nobodys_way() {
     let ring = Ring::start().await;
     let mut huge = spec();
-    huge.resources = Resources { memory_mib: 1 << 20, ..Resources::default() };
+    huge.resources = Resources {
+        memory_mib: 1 << 20,
+        ..Resources::default()
+    };
     let mut labelled = spec();
     labelled.worker_labels.insert("gpu".into(), "yes".into());
     ring.submit(huge).await;
@@ -79,6 +82,9 @@ async fn first_in_is_first_out() {
     // Deliveries of one batch may come in any order; whole rounds may not.
     for (place, id) in seen.iter().enumerate() {
         let submitted = ids.iter().position(|other| other == id).unwrap();
-        assert!(submitted.abs_diff(place) < 4, "submitted as {submitted}, run as {place}");
+        assert!(
+            submitted.abs_diff(place) < 4,
+            "submitted as {submitted}, run as {place}"
+        );
     }
 }
