@@ -1,6 +1,7 @@
 //! The interface's description, made from the routes' own lines, with what all of them share.
 
 use common::api_types::{PROBLEM_CONTENT_TYPE, Problem, paths::AUTH_COOKIE};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, InfoBuilder, OpenApi, Ref, RefOr, Response, SecurityRequirement};
 use utoipa::{PartialSchema, ToSchema};
@@ -67,6 +68,20 @@ pub fn openapi() -> OpenApi {
     }
     document
 }
+
+/// Bytes as they are: a body that is no JSON.
+pub struct Binary;
+
+impl PartialSchema for Binary {
+    fn schema() -> RefOr<Schema> {
+        let bytes = ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::String))
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)));
+        RefOr::T(Schema::from(bytes.build()))
+    }
+}
+
+impl ToSchema for Binary {}
 
 fn problem() -> RefOr<Content> {
     RefOr::T(Content::new(Some(RefOr::Ref(Ref::from_schema_name(

@@ -26,7 +26,7 @@ const BINARY: &str = "application/octet-stream";
 #[utoipa::path(post, path = "/files", tag = "files", params(
         ("name" = Option<String>, Query, description = "What the file is called; forms may say it themselves."),
         ("X-Content-SHA256" = Option<String>, Header, description = "What the file's SHA-256 must be, in hexadecimal.")),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    request_body(content = crate::openapi::Binary, content_type = "application/octet-stream"),
     responses((status = 201, description = "Stored, whole.", body = FileView),
         (status = 413, description = "Over the installation's limit; nothing is kept.")))]
 pub async fn upload(
@@ -94,8 +94,8 @@ pub async fn list(
 #[utoipa::path(get, path = "/files/{id}", tag = "files", params(
         ("id" = FileId, Path, description = "The file."),
         ("Range" = Option<String>, Header, description = "One range of bytes.")),
-    responses((status = 200, description = "The file.", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 206, description = "The range.", content_type = "application/octet-stream", body = Vec<u8>),
+    responses((status = 200, description = "The file.", content_type = "application/octet-stream", body = crate::openapi::Binary),
+        (status = 206, description = "The range.", content_type = "application/octet-stream", body = crate::openapi::Binary),
         (status = 416, description = "The range lies past the end.")))]
 pub async fn download(
     State(app): State<App>,

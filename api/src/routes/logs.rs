@@ -87,8 +87,8 @@ pub async fn page(
         ("tail" = Option<u64>, Query, maximum = 100000, description = "Only the last lines, that many. The last bytes: \
             `Range: bytes=-n`."),
         ("Range" = Option<String>, Header, description = "One range of bytes.")),
-    responses((status = 200, description = "What is stored now.", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 206, description = "The range.", content_type = "application/octet-stream", body = Vec<u8>),
+    responses((status = 200, description = "What is stored now.", content_type = "application/octet-stream", body = crate::openapi::Binary),
+        (status = 206, description = "The range.", content_type = "application/octet-stream", body = crate::openapi::Binary),
         (status = 416, description = "The range lies past the end.")))]
 pub async fn raw(
     State(app): State<App>,
