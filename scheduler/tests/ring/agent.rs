@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 use crate::ring::{DEADLINE, Ring};
 
@@ -41,7 +41,10 @@ pub async fn open(ring: &Ring, token: &str) -> Result<Socket, Error> {
     let url = format!("ws://{}{WEBSOCKET_PATH}", ring.scheduler.address());
     let mut request = url.into_client_request().unwrap();
     request.headers_mut().insert(TOKEN_HEADER, token.parse().unwrap());
-    connect_async(request).await.map(|(socket, _)| socket)
+    // Without Nagle's algorithm, as agents do: small messages must not wait for each other.
+    connect_async_with_config(request, None, true)
+        .await
+        .map(|(socket, _)| socket)
 }
 
 pub fn token(ring: &Ring, worker: &str) -> String {
