@@ -175,7 +175,7 @@ impl Journal {
         std::fs::create_dir_all(folder).map_err(io)?;
         let lock = lock(folder)?;
         let mut state = match std::fs::read(folder.join(FILE)) {
-            Ok(text) => read(&text),
+            Ok(text) => replay(&text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
             Err(error) => return Err(io(error)),
         };
@@ -402,7 +402,8 @@ fn encode(entry: &Entry) -> Vec<u8> {
     line
 }
 
-fn read(text: &[u8]) -> State {
+/// The state that a journal's text tells; what does not read back is left out.
+pub fn replay(text: &[u8]) -> State {
     let mut state = State::default();
     for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         match decode(line) {

@@ -42,6 +42,13 @@ pub struct Position {
     offset: u64,
 }
 
+impl Position {
+    /// Grows from segment to segment.
+    pub const fn segment(self) -> u64 {
+        self.segment
+    }
+}
+
 /// A record and the place after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spooled {

@@ -140,6 +140,8 @@ struct Attempt {
     slot: Option<Slot>,
     spool: Arc<Mutex<Spool>>,
     pump: Pump,
+    /// Segments of the spool before this one were deleted.
+    released: u64,
     /// Frames that were read and not handed to the link yet.
     frames: VecDeque<Bytes>,
     /// Everything in the spool was read.
@@ -205,6 +207,7 @@ impl Attempt {
             phase,
             slot: None,
             spool: Arc::new(Mutex::new(spool)),
+            released: pump.stored_before().segment(),
             pump,
             frames: VecDeque::new(),
             read_all: false,
@@ -237,6 +240,16 @@ impl Attempt {
         }
         if self.held.report.is_some() {
             self.seal();
+            // The earlier life may have died before it was removed.
+            if let Some((container, slot)) = self.held.container.clone() {
+                let (context, slot) = (Arc::clone(&self.context), self.context.slots.claim(slot));
+                self.context.tasks.spawn("remove container", async move {
+                    if let Err(error) = context.executor.remove(&container).await {
+                        tracing::warn!(%error, container = container.0, "a container is left to the orphan sweep");
+                    }
+                    drop(slot);
+                });
+            }
         } else if self.held.container.is_none()
             && let Some(why) = self.asked.stop
         {
@@ -395,8 +408,9 @@ impl Attempt {
             self.pump.give_up();
             self.frames.clear();
         }
-        if stored != [None, None] {
-            let before = self.pump.stored_before();
+        let before = self.pump.stored_before();
+        if before.segment() > self.released {
+            self.released = before.segment();
             if let Err(error) = self.with_spool(move |spool| spool.release(before)).await {
                 tracing::warn!(attempt = %self.id(), %error, "stored output cannot be deleted from the spool");
             }
