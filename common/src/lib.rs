@@ -22,6 +22,7 @@ pub mod identity;
 pub mod protocol;
 pub mod store;
 
+pub mod archive;
 pub mod config;
 pub mod error;
 pub mod service;

@@ -7,14 +7,17 @@
 pub mod attempt;
 pub mod config;
 pub mod executor;
+pub mod files;
 pub mod journal;
 pub mod link;
 pub mod log_pump;
 pub mod machine;
+pub mod preflight;
 pub mod session;
 pub mod spool;
 pub mod transfer;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +30,7 @@ pub use self::config::{Config, OnStop, ServerUrl};
 
 use self::attempt::{Context, Slots};
 use self::executor::Executor;
+use self::executor::docker::{DockerConfig, DockerExecutor};
 use self::journal::{Journal, JournalError};
 use self::link::ServerLink;
 use self::link::websocket::WebSocketLink;
@@ -91,12 +95,15 @@ pub async fn run(
 ///
 /// # Errors
 /// As [`run`]; also when the engine does not answer.
-#[expect(
-    clippy::unused_async,
-    reason = "the engine is asked here once its executor is built in"
-)]
-pub async fn run_docker(_config: Config, _clock: SharedClock, _tasks: Tasks) -> Result<(), AgentError> {
-    Err(executor::ExecutorError::new("this build has no executor for Docker").into())
+pub async fn run_docker(config: Config, clock: SharedClock, tasks: Tasks) -> Result<(), AgentError> {
+    let docker = DockerConfig::new(config.key.worker.clone(), config.state_folder.clone());
+    let inner = Tasks::new();
+    let executor = DockerExecutor::start(docker, Arc::clone(&clock), inner.clone()).await?;
+    let ended = run(config, executor, clock, tasks).await;
+    // after the session: what it ended is still being removed
+    inner.stop();
+    inner.join(JOIN_WITHIN).await;
+    ended
 }
 
 /// What an agent works through; tests bring their own.
@@ -127,6 +134,7 @@ pub async fn run_with(
     let journal = Journal::open(&config.state_folder, CLOSED_KEPT, clock.now())?;
     let folder = config.state_folder.join("attempts");
     discard_unknown(&folder, &journal);
+    remove_leftovers(&inner, &executor, &journal).await;
     let about = executor.describe().await;
     let description = WorkerDescription {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -138,7 +146,8 @@ pub async fn run_with(
         capacity: config.capacity,
         notes: about.notes,
     };
-    let (condition_in, condition) = watch::channel(Condition::Ready);
+    // Asked before the first hello, which would else promise what nobody has looked at.
+    let (condition_in, condition) = watch::channel(condition_of(&executor).await);
     watch_condition(
         &inner,
         Arc::clone(&executor),
@@ -173,6 +182,31 @@ pub async fn run_with(
     Ok(())
 }
 
+/// Containers of earlier lives that the journal does not know: half-made or spare ones. Listed before this life makes
+/// any, so none of them needs the grace of those that may be in the making.
+async fn remove_leftovers(tasks: &Tasks, executor: &Arc<dyn Executor>, journal: &Journal) {
+    let Ok(Ok(owned)) = tokio::time::timeout(CONDITION_WITHIN, executor.owned()).await else {
+        // the engine is away; the sweep for orphans comes by later
+        return;
+    };
+    let known: HashSet<_> = journal
+        .state()
+        .held
+        .into_values()
+        .filter_map(|held| held.container)
+        .map(|(container, _)| container)
+        .collect();
+    let executor = Arc::clone(executor);
+    tasks.spawn("leftovers", async move {
+        for found in owned.into_iter().filter(|found| !known.contains(&found.container)) {
+            tracing::info!(container = found.container.0, "removing a container of an earlier life");
+            if let Err(error) = executor.remove(&found.container).await {
+                tracing::warn!(%error, container = found.container.0, "a container of an earlier life stays for now");
+            }
+        }
+    });
+}
+
 /// Folders of attempts that the journal does not know.
 fn discard_unknown(folder: &std::path::Path, journal: &Journal) {
     let held = journal.state().held;
@@ -200,11 +234,7 @@ fn watch_condition(
     let stopping = tasks.stopping().clone();
     tasks.spawn("condition", async move {
         loop {
-            let found = tokio::time::timeout(CONDITION_WITHIN, executor.condition())
-                .await
-                .unwrap_or_else(|_| Condition::Unready {
-                    reasons: vec!["the container engine does not answer".into()],
-                });
+            let found = condition_of(&executor).await;
             condition.send_if_modified(|known| {
                 let changed = *known != found;
                 *known = found;
@@ -216,4 +246,12 @@ fn watch_condition(
             }
         }
     });
+}
+
+async fn condition_of(executor: &Arc<dyn Executor>) -> Condition {
+    tokio::time::timeout(CONDITION_WITHIN, executor.condition())
+        .await
+        .unwrap_or_else(|_| Condition::Unready {
+            reasons: vec!["the container engine does not answer".into()],
+        })
 }

@@ -17,6 +17,7 @@
 //!   for as long as the container lives.
 //! - Names and errors never carry values of the job's environment.
 
+pub mod docker;
 pub mod fake;
 pub mod simulated;
 

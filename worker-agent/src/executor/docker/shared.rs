@@ -1,0 +1,239 @@
+//! What every part of the executor holds: the engine, the workspaces, and who removes containers.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::query_parameters::RemoveContainerOptions;
+use common::tasks::Tasks;
+use common::time::SharedClock;
+use tokio::sync::mpsc;
+
+use super::engine::{Engine, is_conflict, is_not_found, words};
+use super::policy::Policy;
+use super::run::Handle;
+use super::workspace::Workspaces;
+use crate::executor::ExecutorError;
+
+/// Containers that wait to be removed; more than slots ever end at once. When it is full, whoever ends one waits.
+const REAPING_MAX: usize = 256;
+/// Removals at the same time: each costs the engine CPU that jobs want.
+const REAPERS: usize = 2;
+/// Before a removal that failed is tried again, and how often; after that the search for orphans finds it.
+const REAP_AGAIN: Duration = Duration::from_secs(2);
+const REAP_TRIES: u32 = 5;
+
+pub struct Shared {
+    pub engine: Arc<Engine>,
+    pub workspaces: Arc<Workspaces>,
+    pub policy: Policy,
+    pub clock: SharedClock,
+    pub state: PathBuf,
+    pub init_setting: Option<PathBuf>,
+    /// Of this agent and this state folder: the label that says what is ours.
+    pub owner: String,
+    /// Container names begin with it.
+    pub name_prefix: String,
+    pub uid_base: u32,
+    pub tasks: Tasks,
+    /// Users of containers that are there; slots have their own and do not ask.
+    uids: Mutex<BTreeSet<u32>>,
+    reaping: mpsc::Sender<Handle>,
+}
+
+/// What [`Shared`] is made of.
+pub struct Parts {
+    pub engine: Arc<Engine>,
+    pub workspaces: Arc<Workspaces>,
+    pub policy: Policy,
+    pub clock: SharedClock,
+    pub state: PathBuf,
+    pub init_setting: Option<PathBuf>,
+    pub owner: String,
+    pub name_prefix: String,
+    pub uid_base: u32,
+    pub tasks: Tasks,
+}
+
+impl Shared {
+    pub fn start(parts: Parts) -> Arc<Self> {
+        let (reaping, due) = mpsc::channel(REAPING_MAX);
+        let shared = Arc::new(Self {
+            engine: parts.engine,
+            workspaces: parts.workspaces,
+            policy: parts.policy,
+            clock: parts.clock,
+            state: parts.state,
+            init_setting: parts.init_setting,
+            owner: parts.owner,
+            name_prefix: parts.name_prefix,
+            uid_base: parts.uid_base,
+            tasks: parts.tasks,
+            uids: Mutex::default(),
+            reaping,
+        });
+        let due = Arc::new(tokio::sync::Mutex::new(due));
+        for _ in 0..REAPERS {
+            shared.tasks.spawn(
+                "reaper",
+                reap_all(Arc::downgrade(&shared), Arc::clone(&due), shared.tasks.clone()),
+            );
+        }
+        shared
+    }
+
+    /// Removes it in the background.
+    pub async fn reap(&self, handle: Handle) {
+        if let Err(unsent) = self.reaping.send(handle).await {
+            self.remove_persistently(&unsent.0).await;
+        }
+    }
+
+    async fn remove_persistently(&self, handle: &Handle) {
+        for _ in 0..REAP_TRIES {
+            match self.remove(handle).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(container = %handle.name, %error, "not removed yet"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(REAP_AGAIN) => {}
+                () = self.tasks.stopping().cancelled() => return,
+            }
+        }
+    }
+
+    /// Kills and removes container, anonymous volumes and workspace.
+    ///
+    /// # Errors
+    /// When the engine does not answer or refuses, or the workspace stays.
+    pub async fn remove(&self, handle: &Handle) -> Result<(), ExecutorError> {
+        let container = &handle.container;
+        if !container.0.is_empty() {
+            let options = RemoveContainerOptions {
+                v: true,
+                force: true,
+                link: false,
+            };
+            let client = self
+                .engine
+                .client()
+                .map_err(|error| ExecutorError::new(words(&error)))?;
+            match client.remove_container(&container.0, Some(options)).await {
+                Ok(()) => {}
+                Err(error) if is_not_found(&error) || is_conflict(&error) => {}
+                Err(error) => return Err(ExecutorError::new(words(&error))),
+            }
+        }
+        let workspaces = Arc::clone(&self.workspaces);
+        let name = handle.name.clone();
+        blocking(move || workspaces.remove(&name))
+            .await?
+            .map_err(|error| ExecutorError {
+                message: format!("the workspace stays: {error}"),
+                source: Some(error.into()),
+            })?;
+        if let Some(uid) = handle.uid {
+            self.uids
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&uid);
+        }
+        Ok(())
+    }
+
+    /// A user from `first` on that no container has.
+    pub fn take_uid(&self, first: u32) -> u32 {
+        let mut uids = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = (first..).find(|uid| !uids.contains(uid)).unwrap_or(first);
+        uids.insert(uid);
+        uid
+    }
+
+    /// The user of a container of an earlier life.
+    pub fn mark_uid(&self, uid: u32) {
+        self.uids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(uid);
+    }
+
+    /// Whether the engine, or the host with it, began anew after this time of the engine's (RFC 3339).
+    pub fn engine_restarted_since(&self, started_at: &str) -> bool {
+        let Some(container) = rfc3339_seconds(started_at) else {
+            return false;
+        };
+        // whichever way it is started, one of the two is made anew: systemd may hold the socket, nobody the other
+        [PathBuf::from("/run/docker.pid"), self.engine.socket.clone()]
+            .iter()
+            .filter_map(|path| std::fs::metadata(path).ok()?.modified().ok())
+            .filter_map(|made| made.duration_since(std::time::UNIX_EPOCH).ok())
+            .any(|made| i64::try_from(made.as_secs()).unwrap_or(0) > container)
+    }
+}
+
+async fn reap_all(
+    shared: std::sync::Weak<Shared>,
+    due: Arc<tokio::sync::Mutex<mpsc::Receiver<Handle>>>,
+    tasks: Tasks,
+) {
+    loop {
+        let next = async { due.lock().await.recv().await };
+        let handle = tokio::select! {
+            biased;
+            handle = next => handle,
+            // what is queued is still removed; what stays behind is found at the next start
+            () = tasks.stopping().cancelled() => return,
+        };
+        let (Some(handle), Some(shared)) = (handle, shared.upgrade()) else {
+            return;
+        };
+        shared.remove_persistently(&handle).await;
+    }
+}
+
+/// Runs what blocks where it may.
+///
+/// # Errors
+/// When it panicked, which is logged as an error of the executor's.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ExecutorError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ExecutorError {
+            message: "a step on the disk was not finished".to_owned(),
+            source: Some(error.into()),
+        })
+}
+
+/// Seconds since 1970 of `2026-11-22T12:00:00…Z`, the only form that engines use.
+pub fn rfc3339_seconds(text: &str) -> Option<i64> {
+    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    if !(1..=12).contains(&month) || !text.ends_with('Z') {
+        return None;
+    }
+    // days since 1970 by the civil calendar, with years that begin in March
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let era = shifted.div_euclid(400);
+    let of_era = shifted.rem_euclid(400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_times_are_read() {
+        assert_eq!(rfc3339_seconds("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(rfc3339_seconds("2024-02-29T12:34:56.789Z"), Some(1_709_210_096));
+        assert_eq!(rfc3339_seconds("2000-03-01T00:00:01.0Z"), Some(951_868_801));
+        assert_eq!(rfc3339_seconds(""), None);
+        assert_eq!(rfc3339_seconds("2024-02-29T12:34:56+01:00"), None);
+    }
+}

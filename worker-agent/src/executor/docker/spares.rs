@@ -1,0 +1,222 @@
+//! Containers made before their job is known: hardened, started, never used.
+//!
+//! A spare is given to a job of the same image and size and never used twice. Init ends a spare that is not renewed,
+//! so a dead agent leaves none. Making one is done after a job was given its container, one at a time.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+
+use common::job::Resources;
+use common::time::Mono;
+use jobworker_init::protocol::Command;
+use tokio::sync::{Mutex, mpsc};
+
+use super::container::JobUser;
+use super::image::ImageRules;
+use super::make::{Built, make};
+use super::shared::Shared;
+use crate::executor::ContainerRef;
+
+/// Sizes that wait to be refilled; what does not fit is asked for again by the next job.
+const REFILLS_MAX: usize = 16;
+/// A spare that nobody wanted for this long goes.
+const IDLE_MAX: Duration = Duration::from_secs(300);
+/// Init's own wait is 60 s; renewed three times within it.
+const RENEW_EVERY: Duration = Duration::from_secs(20);
+const RENEW_FOR: Duration = Duration::from_secs(60);
+/// Lets the job that was just given its container begin before the next is made.
+const REFILL_AFTER: Duration = Duration::from_millis(150);
+/// Above every slot's user.
+const UID_OFFSET: u32 = 10_000;
+
+/// How many to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpareLimits {
+    /// For each image and size in use; 0 for none at all.
+    pub each: usize,
+    /// Over all; each holds some 13 MB while it waits.
+    pub total: usize,
+}
+
+impl Default for SpareLimits {
+    fn default() -> Self {
+        Self { each: 1, total: 4 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kind {
+    image: ImageRules,
+    resources: Resources,
+}
+
+struct Spare {
+    kind: Kind,
+    built: Built,
+    wanted_at: Mono,
+}
+
+pub struct Spares {
+    shared: Arc<Shared>,
+    limits: SpareLimits,
+    waiting: Mutex<Vec<Spare>>,
+    /// Containers in `waiting`, and those being given or made: what [`super::DockerExecutor::owned`] leaves out.
+    names: StdMutex<BTreeSet<ContainerRef>>,
+    refills: mpsc::Sender<Kind>,
+}
+
+impl Spares {
+    pub fn start(shared: Arc<Shared>, limits: SpareLimits) -> Arc<Self> {
+        let (refills, due) = mpsc::channel(REFILLS_MAX);
+        let spares = Arc::new(Self {
+            shared: Arc::clone(&shared),
+            limits,
+            waiting: Mutex::default(),
+            names: StdMutex::default(),
+            refills,
+        });
+        let keeper = Arc::clone(&spares);
+        shared
+            .tasks
+            .spawn("spares", async move { keeper.keep(due).await });
+        spares
+    }
+
+    /// A waiting one of this kind, if any.
+    pub async fn take(&self, image: &ImageRules, resources: Resources) -> Option<Built> {
+        let mut waiting = self.waiting.lock().await;
+        let place = waiting
+            .iter()
+            .position(|spare| spare.kind.image == *image && spare.kind.resources == resources)?;
+        let spare = waiting.swap_remove(place);
+        self.forget(&spare.built.handle.container);
+        Some(spare.built)
+    }
+
+    /// Says that a job of this kind came: more may.
+    pub fn wanted(&self, image: &ImageRules, resources: Resources) {
+        if self.limits.each > 0 && self.limits.total > 0 {
+            // a full queue means that refilling is behind already
+            let _ = self.refills.try_send(Kind {
+                image: image.clone(),
+                resources,
+            });
+        }
+    }
+
+    pub fn is_spare(&self, container: &ContainerRef) -> bool {
+        self.names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(container)
+    }
+
+    fn forget(&self, container: &ContainerRef) {
+        self.names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(container);
+    }
+
+    fn free_user(&self) -> JobUser {
+        if !rustix::process::geteuid().is_root() {
+            return super::own_user();
+        }
+        let uid = self.shared.take_uid(self.shared.uid_base + UID_OFFSET);
+        JobUser { uid, gid: uid }
+    }
+
+    async fn keep(&self, mut due: mpsc::Receiver<Kind>) {
+        let stopping = self.shared.tasks.stopping().clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => break,
+                kind = due.recv() => match kind {
+                    Some(kind) => self.refill(kind).await,
+                    None => break,
+                },
+                () = tokio::time::sleep(RENEW_EVERY) => self.renew().await,
+            }
+        }
+        let left = std::mem::take(&mut *self.waiting.lock().await);
+        for spare in left {
+            self.destroy(spare).await;
+        }
+    }
+
+    async fn refill(&self, kind: Kind) {
+        tokio::time::sleep(REFILL_AFTER).await;
+        let now = self.shared.clock.mono();
+        let surplus = {
+            let mut waiting = self.waiting.lock().await;
+            let mut alike = 0;
+            for spare in waiting.iter_mut().filter(|spare| spare.kind == kind) {
+                spare.wanted_at = now;
+                alike += 1;
+            }
+            if alike >= self.limits.each {
+                return;
+            }
+            let oldest = (0..waiting.len()).min_by_key(|place| waiting[*place].wanted_at);
+            oldest
+                .filter(|_| waiting.len() >= self.limits.total)
+                .map(|place| waiting.swap_remove(place))
+        };
+        if let Some(spare) = surplus {
+            self.destroy(spare).await;
+        }
+        let user = self.free_user();
+        match make(&self.shared, &kind.image, kind.resources, user).await {
+            Ok(built) => {
+                self.names
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(built.handle.container.clone());
+                self.waiting.lock().await.push(Spare {
+                    kind,
+                    built,
+                    wanted_at: now,
+                });
+            }
+            Err(error) => tracing::info!(%error, "no spare container was made"),
+        }
+    }
+
+    async fn renew(&self) {
+        let now = self.shared.clock.mono();
+        let mut waiting = self.waiting.lock().await;
+        let mut kept = Vec::with_capacity(waiting.len());
+        for mut spare in std::mem::take(&mut *waiting) {
+            let idle = now.since(spare.wanted_at) > IDLE_MAX;
+            let at_ms = now
+                .after(RENEW_FOR)
+                .as_millis()
+                .saturating_add_signed(spare.built.skew);
+            if !idle
+                && spare
+                    .built
+                    .attachment
+                    .send(&Command::Deadline { at_ms })
+                    .await
+                    .is_ok()
+            {
+                kept.push(spare);
+            } else {
+                self.destroy(spare).await;
+            }
+        }
+        *waiting = kept;
+    }
+
+    async fn destroy(&self, mut spare: Spare) {
+        // the removal is by force anyhow
+        let _ = spare.built.attachment.send(&Command::Bye).await;
+        self.forget(&spare.built.handle.container);
+        let handle = &spare.built.handle;
+        if let Err(error) = self.shared.remove(handle).await {
+            tracing::warn!(container = %handle.name, %error, "a spare container stays until the next start");
+        }
+    }
+}
