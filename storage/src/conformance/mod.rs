@@ -53,7 +53,7 @@ pub enum Ending {
 /// One `#[tokio::test]` for each law, against fresh stores of `$factory`.
 #[macro_export]
 macro_rules! conformance_suite {
-    ($factory:path) => {
+    ($factory:ident) => {
         $crate::conformance_laws! { $factory;
             submit: an_acknowledged_job_is_there, the_same_key_gives_the_first_job, another_request_under_a_key_is_refused,
                 a_key_is_forgotten_after_a_day, keys_are_each_submitters_own, the_same_insert_twice_is_one_job,
@@ -85,7 +85,7 @@ macro_rules! conformance_suite {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_laws {
-    ($factory:path; $($group:ident: $($law:ident),+;)+) => {
+    ($factory:ident; $($group:ident: $($law:ident),+;)+) => {
         $(mod $group {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $law() {

@@ -302,7 +302,7 @@ mod tests {
             (LIST_ALL, "sqlite_autoindex_jobs_1 (id<?)"),
             (ACTIVE, "COVERING INDEX jobs_active (state=? AND id>?)"),
             (CANCELLING, "jobs_cancelling (id>?)"),
-            (DUE, "jobs_due (state=? AND due<?)"),
+            (DUE, "jobs_due (state=? AND due>? AND due<?)"),
         ] {
             let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {question}")).unwrap();
             let nothing = vec![rusqlite::types::Null; statement.parameter_count()];
