@@ -1,5 +1,7 @@
 //! The embedded backend keeps the laws of every backend.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
