@@ -90,7 +90,10 @@ impl Server {
     }
 
     async fn apply(&self, job: JobId, event: JobEvent) {
-        let applied = Jobs::new(self.stores.clone(), self.clock.clone()).apply(job, event).await.unwrap();
+        let applied = Jobs::new(self.stores.clone(), self.clock.clone())
+            .apply(job, event)
+            .await
+            .unwrap();
         assert!(matches!(applied, Applied::Done(_)), "{applied:?}");
     }
 
@@ -118,7 +121,11 @@ impl Server {
             seq,
             bytes: bytes::Bytes::from_static(text.as_bytes()),
         };
-        self.stores.logs.append(vec![chunk], self.clock.now()).await.unwrap();
+        self.stores
+            .logs
+            .append(vec![chunk], self.clock.now())
+            .await
+            .unwrap();
         self.stores.hints.send(common::store::Topic::Log(attempt));
     }
 
@@ -140,7 +147,10 @@ impl Server {
 
     async fn stop(self) {
         self.tasks.stop();
-        assert!(self.tasks.join(Duration::from_secs(30)).await, "the API did not end");
+        assert!(
+            self.tasks.join(Duration::from_secs(30)).await,
+            "the API did not end"
+        );
     }
 }
 
@@ -160,7 +170,9 @@ fn mode(path: &Path) -> u32 {
 #[tokio::test]
 async fn a_wrong_password_signs_nobody_in_and_the_right_one_is_kept_privately() {
     let server = Server::start().await;
-    let wrong = server.shell_with(&["login", "--password-stdin"], "wrong-password").await;
+    let wrong = server
+        .shell_with(&["login", "--password-stdin"], "wrong-password")
+        .await;
     assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
     assert!(!server.folder.path().join("config/credentials.json").exists());
 
@@ -168,7 +180,9 @@ async fn a_wrong_password_signs_nobody_in_and_the_right_one_is_kept_privately() 
     assert_eq!(before.status.code(), Some(1));
     assert!(stderr(&before).contains("jobworker login"), "{before:?}");
 
-    let right = server.shell_with(&["login", "--password-stdin"], &server.password).await;
+    let right = server
+        .shell_with(&["login", "--password-stdin"], &server.password)
+        .await;
     assert!(right.status.success(), "{right:?}");
     assert_eq!(mode(&server.folder.path().join("config/credentials.json")), 0o600);
     assert!(server.shell(&["list"]).await.status.success());
@@ -181,18 +195,28 @@ async fn a_wrong_password_signs_nobody_in_and_the_right_one_is_kept_privately() 
 #[tokio::test]
 async fn what_is_submitted_is_listed_shown_and_cancelled() {
     let server = Server::signed_in().await;
-    let flags = ["submit", "--name", "nightly", "--label", "team=a", "--memory", "1g", "--", "make", "all"];
+    let flags = [
+        "submit", "--name", "nightly", "--label", "team=a", "--memory", "1g", "--", "make", "all",
+    ];
     let submitted = server.shell(&flags).await;
     assert!(submitted.status.success(), "{submitted:?}");
     let id = stdout(&submitted).trim().to_owned();
 
-    let list = server.shell(&["list", "--state", "queued", "--label", "team=a"]).await;
-    assert!(stdout(&list).contains(&id) && stdout(&list).contains("make all"), "{list:?}");
+    let list = server
+        .shell(&["list", "--state", "queued", "--label", "team=a"])
+        .await;
+    assert!(
+        stdout(&list).contains(&id) && stdout(&list).contains("make all"),
+        "{list:?}"
+    );
     let none = server.shell(&["list", "--label", "team=b"]).await;
     assert!(none.status.success() && stdout(&none).is_empty(), "{none:?}");
 
     let page = stdout(&server.shell(&["get", &id]).await);
-    assert!(page.contains("nightly") && page.contains("1024 MiB") && page.contains("queued"), "{page}");
+    assert!(
+        page.contains("nightly") && page.contains("1024 MiB") && page.contains("queued"),
+        "{page}"
+    );
     assert!(page.contains("no worker has registered"), "{page}");
 
     let json = server.shell(&["get", "--json", &id]).await;
@@ -213,11 +237,15 @@ async fn many_jobs_come_from_one_list_and_a_wrong_field_is_named() {
     let submitted = server.shell_with(&["submit", "--spec", "-"], many).await;
     assert_eq!(stdout(&submitted).lines().count(), 2, "{submitted:?}");
 
-    let wrong = server.shell_with(&["submit", "--spec", "-"], r#"{"command": "x", "timeot": 1}"#).await;
+    let wrong = server
+        .shell_with(&["submit", "--spec", "-"], r#"{"command": "x", "timeot": 1}"#)
+        .await;
     assert_eq!(wrong.status.code(), Some(2));
     assert!(stderr(&wrong).contains("timeot"), "{wrong:?}");
 
-    let refused = server.shell(&["submit", "--workdir", "relative", "--", "x"]).await;
+    let refused = server
+        .shell(&["submit", "--workdir", "relative", "--", "x"])
+        .await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("workdir"), "{refused:?}");
     server.stop().await;
@@ -233,7 +261,10 @@ async fn output_comes_out_of_the_stream_it_went_into_stored_or_followed() {
 
     let id = job.to_string();
     let stored = server.shell(&["logs", &id]).await;
-    assert_eq!((stdout(&stored).as_str(), stderr(&stored).as_str()), ("one\n", "oops\n"));
+    assert_eq!(
+        (stdout(&stored).as_str(), stderr(&stored).as_str()),
+        ("one\n", "oops\n")
+    );
 
     let follow = ["logs", "-f", &id];
     let following = server.shell(&follow);
@@ -242,13 +273,22 @@ async fn output_comes_out_of_the_stream_it_went_into_stored_or_followed() {
         server.finish_job(job, attempt, Outcome::Exited { code: 0 }).await;
     };
     let (followed, ()) = tokio::join!(following, rest);
-    assert_eq!(stdout(&followed), "one\ntwo\u{1b}[2J\n", "into a pipe the bytes go unchanged");
+    assert_eq!(
+        stdout(&followed),
+        "one\ntwo\u{1b}[2J\n",
+        "into a pipe the bytes go unchanged"
+    );
     assert_eq!(stderr(&followed), "oops\n");
 
-    let tail = server.shell(&["logs", "--stream", "stdout", "--tail", "1", &id]).await;
+    let tail = server
+        .shell(&["logs", "--stream", "stdout", "--tail", "1", &id])
+        .await;
     assert_eq!(stdout(&tail), "two\u{1b}[2J\n");
     let page = stdout(&server.shell(&["get", &id]).await);
-    assert!(page.contains("succeeded") && page.contains("exited with status 0"), "{page}");
+    assert!(
+        page.contains("succeeded") && page.contains("exited with status 0"),
+        "{page}"
+    );
     server.stop().await;
 }
 
@@ -299,14 +339,24 @@ async fn a_file_and_a_folder_go_up_and_come_back_as_they_were() {
     let uploaded = server.shell(&["files", "upload", "data.bin", "project"]).await;
     assert!(uploaded.status.success(), "{uploaded:?}");
     let ids: Vec<String> = stdout(&uploaded).lines().map(str::to_owned).collect();
-    let back = server.shell(&["files", "download", &ids[0], "--to", "back.bin"]).await;
+    let back = server
+        .shell(&["files", "download", &ids[0], "--to", "back.bin"])
+        .await;
     assert!(back.status.success(), "{back:?}");
-    assert_eq!(std::fs::read(here.join("back.bin")).unwrap(), vec![0xabu8; 300_000]);
-    let again = server.shell(&["files", "download", &ids[0], "--to", "back.bin"]).await;
+    assert_eq!(
+        std::fs::read(here.join("back.bin")).unwrap(),
+        vec![0xabu8; 300_000]
+    );
+    let again = server
+        .shell(&["files", "download", &ids[0], "--to", "back.bin"])
+        .await;
     assert!(stderr(&again).contains("--force"), "{again:?}");
 
     let list = stdout(&server.shell(&["files", "list"]).await);
-    assert!(list.contains("data.bin") && list.contains("project.tar.gz"), "{list}");
+    assert!(
+        list.contains("data.bin") && list.contains("project.tar.gz"),
+        "{list}"
+    );
     assert!(server.shell(&["files", "delete", &ids[1]]).await.status.success());
     let gone = server.shell(&["files", "download", &ids[1], "--to", "-"]).await;
     assert_eq!(gone.status.code(), Some(1), "{gone:?}");
@@ -319,8 +369,13 @@ async fn nobody_at_the_address_is_told_with_the_address() {
     let nobody = server.shell(&["list", "--server", "http://127.0.0.1:1"]).await;
     assert_eq!(nobody.status.code(), Some(1));
     let told = stderr(&nobody);
-    assert!(told.contains("http://127.0.0.1:1") && told.contains("jobworker up"), "{told}");
-    let run = server.shell(&["run", "--server", "http://127.0.0.1:1", "--", "true"]).await;
+    assert!(
+        told.contains("http://127.0.0.1:1") && told.contains("jobworker up"),
+        "{told}"
+    );
+    let run = server
+        .shell(&["run", "--server", "http://127.0.0.1:1", "--", "true"])
+        .await;
     assert_eq!(run.status.code(), Some(125), "{run:?}");
     server.stop().await;
 }

@@ -24,7 +24,8 @@ use common::time::{SharedClock, SystemClock};
 use scheduler::Scheduler;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use worker_agent::{OnStop, ServerUrl};
+use worker_agent::executor::docker::{DockerConfig, DockerExecutor};
+use worker_agent::{AgentError, OnStop, ServerUrl};
 
 use self::ending::Signals;
 use self::place::{listen, state_folder, store_failure};
@@ -202,6 +203,8 @@ impl Worker {
         }
         // a group of its own: it is stopped first
         let (tasks, ended) = (Tasks::new(), tokio_util::sync::CancellationToken::new());
+        let mut docker = DockerConfig::new(secrets.worker.clone(), config.state_folder.clone());
+        docker.kill_grace = parts.times.kill_grace;
         let (clock, inner, guard) = (
             Arc::clone(&parts.clock),
             tasks.clone(),
@@ -209,7 +212,7 @@ impl Worker {
         );
         let handle = tasks.spawn("worker", async move {
             let _ended = guard;
-            if let Err(error) = Box::pin(worker_agent::run_docker(config, clock, inner)).await {
+            if let Err(error) = Box::pin(run_worker(config, docker, clock, inner)).await {
                 let failure = Failure::new(format!("the worker could not begin: {error}")).source(error);
                 note(
                     &failure
@@ -225,4 +228,21 @@ impl Worker {
         self.tasks.stop();
         let _ = tokio::time::timeout(JOIN_WITHIN, self.handle).await;
     }
+}
+
+/// The agent on Docker. What its executor still removes after the session's end gets its time.
+async fn run_worker(
+    config: worker_agent::Config,
+    docker: DockerConfig,
+    clock: SharedClock,
+    tasks: Tasks,
+) -> Result<(), AgentError> {
+    let removing = Tasks::new();
+    let executor = DockerExecutor::start(docker, Arc::clone(&clock), removing.clone()).await?;
+    let ended = worker_agent::run(config, executor, clock, tasks).await;
+    removing.stop();
+    if !removing.join(JOIN_WITHIN).await {
+        tracing::warn!("some containers were not removed in time; the next start does it");
+    }
+    ended
 }

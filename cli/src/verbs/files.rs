@@ -43,7 +43,12 @@ async fn upload_all(session: &Session, client: &Client, paths: Vec<PathBuf>) -> 
     Ok(Exit::SUCCESS)
 }
 
-async fn download_one(client: &Client, id: FileId, to: Option<PathBuf>, force: bool) -> Result<Exit, Failure> {
+async fn download_one(
+    client: &Client,
+    id: FileId,
+    to: Option<PathBuf>,
+    force: bool,
+) -> Result<Exit, Failure> {
     let file = Download::begin(client, id).await?;
     let own_name = safe_name(file.name.as_deref().unwrap_or_default(), id);
     let target = match to {

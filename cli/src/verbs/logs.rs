@@ -73,7 +73,9 @@ async fn tail(client: &Client, args: &LogsArgs, lines: u32, output: &mut JobOutp
     let path = paths::job_logs_raw(args.id);
     for stream in Stream::ALL {
         if args.stream.is_none_or(|only| only == stream) {
-            let mut call = Call::get(&path).query("stream", stream.as_str()).query("tail", lines);
+            let mut call = Call::get(&path)
+                .query("stream", stream.as_str())
+                .query("tail", lines);
             if let Some(attempt) = args.attempt {
                 call = call.query("attempt", attempt);
             }
