@@ -1,4 +1,17 @@
 //! The end-to-end package: what its tests share.
 
+pub mod chaos;
+pub mod cli;
+pub mod client;
+pub mod cluster;
+pub mod disk;
+pub mod docker;
+pub mod door;
+pub mod events;
+pub mod images;
+pub mod process;
 pub mod scripts;
+pub mod sim;
+pub mod text;
 pub mod tidy;
+pub mod wait;

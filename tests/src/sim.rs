@@ -1,0 +1,103 @@
+//! An agent without containers, in the test's own process: it lives on while the system is killed, loads the control
+//! plane like hundreds of real jobs, and speaks with it over a real WebSocket under a key of the real fleet.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use common::api_types::SubmitJob;
+use common::config::LeaseTimes;
+use common::ids::{PoolName, WorkerId};
+use common::protocol::token::FleetSecrets;
+use common::secret::Secret;
+use common::tasks::Tasks;
+use common::time::SystemClock;
+use common::worker::Capacity;
+use data_encoding::HEXLOWER;
+use serde::Deserialize;
+use tempfile::TempDir;
+use worker_agent::executor::simulated::{Script, SimulatedExecutor};
+use worker_agent::{Config, ServerUrl};
+
+use crate::client::argv;
+use crate::cluster::Cluster;
+
+/// Only simulated agents are in it.
+pub const POOL: &str = "sim";
+/// What each of its jobs prints.
+pub const OUTPUT: &[u8] = b"simulated\n";
+
+/// As `up` keeps it.
+#[derive(Deserialize)]
+struct Kept {
+    fleet_secret: String,
+}
+
+#[derive(Debug)]
+pub struct Simulated {
+    tasks: Tasks,
+    _folder: TempDir,
+}
+
+impl Simulated {
+    /// An agent of the pool [`POOL`], each of whose jobs takes this long, that finds the control plane at `address`.
+    ///
+    /// # Errors
+    /// When the cluster's fleet secret cannot be read.
+    pub fn start(cluster: &Cluster, address: SocketAddr, slots: u32, runs_for: Duration) -> Result<Self> {
+        let kept = std::fs::read(cluster.state().join("secrets.json"))?;
+        let kept: Kept = serde_json::from_slice(&kept).context("secrets.json")?;
+        let secret = HEXLOWER.decode(kept.fleet_secret.as_bytes())?;
+        let fleet = FleetSecrets::new(vec![("k1".to_owned(), Secret::new(secret))])?;
+        let key = fleet.worker_key(&WorkerId::new("simulated")?, 1);
+
+        let folder = tempfile::Builder::new().prefix("jw-sim-").tempdir()?;
+        let server = ServerUrl::parse(&format!("ws://{address}"), false)?;
+        let mut config = Config::new(key, server, folder.path().to_owned());
+        config.pool = PoolName::new(POOL)?;
+        config.link = (&LeaseTimes::SCALED).into();
+        config.capacity = Capacity {
+            cpu_millis: 1_000_000,
+            memory_mib: 1_000_000,
+            disk_mib: 1_000_000,
+            slots,
+        };
+        let executor = Arc::new(SimulatedExecutor::new(Script {
+            runs_for,
+            output: vec![Bytes::from_static(OUTPUT)],
+            exit_code: 0,
+        }));
+        let tasks = Tasks::new();
+        let running = tasks.clone();
+        tasks.spawn("simulated agent", async move {
+            let run = worker_agent::run(config, executor, Arc::new(SystemClock), running);
+            if let Err(error) = Box::pin(run).await {
+                println!("the simulated agent ended: {error}");
+            }
+        });
+        Ok(Self {
+            tasks,
+            _folder: folder,
+        })
+    }
+
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn stop(self) -> Result<()> {
+        self.tasks.stop();
+        if !self.tasks.join(Duration::from_secs(30)).await {
+            bail!("the simulated agent does not end");
+        }
+        Ok(())
+    }
+}
+
+/// A job for it.
+pub fn job() -> SubmitJob {
+    SubmitJob {
+        pool: PoolName::new(POOL).ok(),
+        ..argv(&["simulated"])
+    }
+}
