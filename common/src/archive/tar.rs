@@ -77,7 +77,6 @@ pub(super) fn unpack(
     Ok(summary)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the one step of the loop above, split off for its length")]
 fn entry(
     reader: &mut impl Read,
     header: &Header,
