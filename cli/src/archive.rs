@@ -1,14 +1,14 @@
 //! Packs a folder into a tar.gz while it is being sent: nothing is written to this machine's disk.
 //!
-//! What is packed lies in the folder: links are packed as links and never followed, and one that points out of the
-//! folder is left out and told. Devices, sockets and pipes are left out and told too. The order is the names', owners
+//! Nothing from outside of the folder is packed. Workers refuse links in archives, so a link to a file in the folder is
+//! packed as a file; any other link, a device, a socket or a pipe is left out and told. The order is the names', owners
 //! and set-id bits are dropped, so the same folder gives the same archive. A file that changes its length while it is
 //! read breaks the upload instead of damaging it.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -36,9 +36,12 @@ struct Entry {
 
 #[derive(Debug)]
 enum Kind {
-    File { bytes: u64 },
+    File {
+        bytes: u64,
+        /// Where it lies, no link among its parts.
+        place: PathBuf,
+    },
     Folder,
-    Link { target: PathBuf },
 }
 
 /// Why a folder could not be packed.
@@ -98,23 +101,26 @@ impl Plan {
         let kind = if kind.is_dir() {
             Kind::Folder
         } else if kind.is_file() {
-            self.bytes = self.bytes.saturating_add(found.len());
-            Kind::File { bytes: found.len() }
-        } else if kind.is_symlink() {
-            let target = std::fs::read_link(&full).map_err(read)?;
-            if !stays_inside(path, &target) {
-                self.left_out.push(format!(
-                    "`{}`: a link that points out of the folder",
-                    path.display()
-                ));
-                return Ok(false);
+            Kind::File {
+                bytes: found.len(),
+                place: full.clone(),
             }
-            Kind::Link { target }
+        } else if kind.is_symlink() {
+            match file_behind(folder, &full) {
+                Ok(file) => file,
+                Err(why) => {
+                    self.left_out.push(format!("`{}`: {why}", path.display()));
+                    return Ok(false);
+                }
+            }
         } else {
             self.left_out
                 .push(format!("`{}`: neither a file nor a folder", path.display()));
             return Ok(false);
         };
+        if let Kind::File { bytes, .. } = &kind {
+            self.bytes = self.bytes.saturating_add(*bytes);
+        }
         let is_folder = matches!(kind, Kind::Folder);
         self.entries.push(Entry {
             path: path.to_owned(),
@@ -127,15 +133,10 @@ impl Plan {
     ///
     /// # Errors
     /// As [`ArchiveError`] says; what was written until then is no archive.
-    pub fn pack(
-        &self,
-        folder: &Path,
-        into: impl Write,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<(), ArchiveError> {
+    pub fn pack(&self, into: impl Write, progress: &mut dyn FnMut(u64)) -> Result<(), ArchiveError> {
         let mut builder = tar::Builder::new(GzEncoder::new(into, Compression::fast()));
         for entry in &self.entries {
-            pack_entry(&mut builder, folder, entry, progress)?;
+            pack_entry(&mut builder, entry, progress)?;
         }
         let compressed = builder.into_inner().map_err(ArchiveError::Write)?;
         compressed
@@ -160,30 +161,28 @@ fn names_in(folder: &Path) -> Result<Vec<std::ffi::OsString>, ArchiveError> {
     Ok(names)
 }
 
-/// Whether a link at `path` leads to a place below the folder, by its text alone.
-fn stays_inside(path: &Path, target: &Path) -> bool {
-    let mut depth = path.components().count().saturating_sub(1);
-    for part in target.components() {
-        match part {
-            Component::Normal(_) => depth += 1,
-            Component::CurDir => {}
-            Component::ParentDir => match depth.checked_sub(1) {
-                Some(less) => depth = less,
-                None => return false,
-            },
-            Component::RootDir | Component::Prefix(_) => return false,
-        }
+/// The file that a link leads to, if that lies in the folder.
+fn file_behind(folder: &Path, link: &Path) -> Result<Kind, &'static str> {
+    let nowhere = |_| "a link that leads nowhere";
+    let place = link.canonicalize().map_err(nowhere)?;
+    if !place.starts_with(folder.canonicalize().map_err(nowhere)?) {
+        return Err("a link that points out of the folder");
     }
-    true
+    let found = place.symlink_metadata().map_err(nowhere)?;
+    if !found.is_file() {
+        return Err("a link to something that is no file");
+    }
+    Ok(Kind::File {
+        bytes: found.len(),
+        place,
+    })
 }
 
 fn pack_entry<W: Write>(
     builder: &mut tar::Builder<W>,
-    folder: &Path,
     entry: &Entry,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), ArchiveError> {
-    let full = folder.join(&entry.path);
     let mut header = tar::Header::new_gnu();
     match &entry.kind {
         Kind::Folder => {
@@ -194,18 +193,10 @@ fn pack_entry<W: Write>(
                 .append_data(&mut header, &entry.path, io::empty())
                 .map_err(ArchiveError::Write)
         }
-        Kind::Link { target } => {
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_mode(0o777);
-            header.set_size(0);
-            builder
-                .append_link(&mut header, &entry.path, target)
-                .map_err(ArchiveError::Write)
-        }
-        Kind::File { bytes } => {
-            let (file, found) = open_file(&full)?;
+        Kind::File { bytes, place } => {
+            let (file, found) = open_file(place)?;
             if found.len() != *bytes {
-                return Err(ArchiveError::Changed(full));
+                return Err(ArchiveError::Changed(place.clone()));
             }
             header.set_entry_type(tar::EntryType::Regular);
             header.set_mode(found.permissions().mode() & 0o777);
@@ -219,7 +210,7 @@ fn pack_entry<W: Write>(
             };
             let packed = builder.append_data(&mut header, &entry.path, &mut reader);
             if reader.short {
-                return Err(ArchiveError::Changed(full));
+                return Err(ArchiveError::Changed(place.clone()));
             }
             packed.map_err(ArchiveError::Write)
         }
@@ -294,7 +285,7 @@ mod tests {
     fn packed(folder: &Path) -> (Plan, Vec<u8>) {
         let plan = Plan::of(folder).unwrap();
         let mut bytes = Vec::new();
-        plan.pack(folder, &mut bytes, &mut |_| {}).unwrap();
+        plan.pack(&mut bytes, &mut |_| {}).unwrap();
         (plan, bytes)
     }
 
@@ -331,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_never_followed_and_one_that_points_out_is_left_out() {
+    fn a_link_to_a_file_in_the_folder_is_that_file_and_any_other_is_left_out() {
         let outside = tempfile::tempdir().unwrap();
         std::fs::write(outside.path().join("secret"), "secret").unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -339,6 +330,7 @@ mod tests {
         std::fs::write(folder.path().join("file"), "x").unwrap();
         symlink("../file", folder.path().join("sub/inside")).unwrap();
         symlink("../../file", folder.path().join("sub/above")).unwrap();
+        symlink("..", folder.path().join("sub/up")).unwrap();
         symlink(outside.path().join("secret"), folder.path().join("absolute")).unwrap();
         symlink(outside.path(), folder.path().join("folder")).unwrap();
 
@@ -346,8 +338,9 @@ mod tests {
         let found = unpacked(&bytes);
         let names: Vec<&str> = found.keys().map(String::as_str).collect();
         assert_eq!(names, ["file", "sub", "sub/inside"]);
-        assert_eq!(found["sub/inside"].0, tar::EntryType::Symlink);
-        assert_eq!(plan.left_out.len(), 3, "{:?}", plan.left_out);
+        assert_eq!(found["sub/inside"].0, tar::EntryType::Regular);
+        assert_eq!(found["sub/inside"].1, b"x");
+        assert_eq!(plan.left_out.len(), 4, "{:?}", plan.left_out);
         assert!(!bytes.windows(6).any(|part| part == b"secret"));
     }
 
@@ -360,7 +353,7 @@ mod tests {
         std::fs::remove_file(folder.path().join("file")).unwrap();
         symlink("other", folder.path().join("file")).unwrap();
         assert!(matches!(
-            plan.pack(folder.path(), io::sink(), &mut |_| {}),
+            plan.pack(io::sink(), &mut |_| {}),
             Err(ArchiveError::Read { .. })
         ));
     }
@@ -373,7 +366,7 @@ mod tests {
             let plan = Plan::of(folder.path()).unwrap();
             std::fs::write(folder.path().join("file"), changed).unwrap();
             assert!(matches!(
-                plan.pack(folder.path(), io::sink(), &mut |_| {}),
+                plan.pack(io::sink(), &mut |_| {}),
                 Err(ArchiveError::Changed(_))
             ));
         }

@@ -174,7 +174,7 @@ fn pack_folder(path: &Path, sink: &mut Sink, label: &str, quiet: bool) -> Result
         note(&format!("not uploaded: {}", line(left_out)));
     }
     let progress = Progress::new(label, Some(plan.bytes), quiet);
-    let packed = plan.pack(path, sink, &mut |bytes| progress.add(bytes));
+    let packed = plan.pack(sink, &mut |bytes| progress.add(bytes));
     progress.finish();
     packed.map_err(archive_failure)
 }

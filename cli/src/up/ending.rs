@@ -57,23 +57,21 @@ pub async fn end_jobs(args: &UpArgs, stores: &Stores, clock: &SharedClock, times
         return;
     }
     let until_end = times.lost_after.saturating_sub(times.kill_grace).as_secs();
+    let go_on = if held.len() == 1 {
+        "1 job goes on in its container until its lease ends".to_owned()
+    } else {
+        format!(
+            "{} jobs go on in their containers until their lease ends",
+            held.len()
+        )
+    };
     note(&format!(
-        "{} go on in their containers until their lease ends in {until_end} s; `jobworker up` again takes them up \
-         (`--stop-jobs` cancels them instead)",
-        count(held.len())
+        "{go_on} in {until_end} s; `jobworker up` again takes them up (`--stop-jobs` cancels instead)"
     ));
 }
 
-fn count(jobs: usize) -> String {
-    if jobs == 1 {
-        "1 job".to_owned()
-    } else {
-        format!("{jobs} jobs")
-    }
-}
-
 async fn stop_jobs(stores: &Stores, clock: &SharedClock, jobs: Vec<Job>) {
-    note(&format!("cancelling {}", count(jobs.len())));
+    note(&format!("cancelling what runs: {}", jobs.len()));
     let service = Jobs::new(stores.clone(), clock.clone());
     let longest = jobs
         .iter()

@@ -47,6 +47,7 @@ pub async fn perform(args: UpArgs) -> Result<Exit, Failure> {
     telemetry::begin();
     let mut signals = Signals::new()?;
     let folder = state_folder(args.state.clone())?;
+    ready::forget_earlier(args.ready_file.as_deref())?;
     ready::check_password_file(args.password_file.as_deref())?;
     let (api_listener, api) = listen(args.listen, "--listen").await?;
     let (worker_listener, workers) = listen(args.worker_listen, "--worker-listen").await?;

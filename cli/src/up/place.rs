@@ -67,7 +67,20 @@ pub fn store_failure(error: StoreError) -> Failure {
             "end the other `jobworker up`, or use a folder of its own: `--state DIR`"
         }
     };
-    Failure::new(error.to_string()).source(error).next(next)
+    let failure = match error {
+        // the source is the sentence; what lies behind it, if anything, is the cause
+        StoreError::Unavailable(source) | StoreError::Full(source) => {
+            let failure = Failure::new(source.to_string());
+            match source.source() {
+                Some(cause) => failure.detail(cause.to_string()),
+                None => failure,
+            }
+        }
+        StoreError::Corrupt { .. } | StoreError::Exists | StoreError::NotFound => {
+            Failure::new(error.to_string()).source(error)
+        }
+    };
+    failure.next(next)
 }
 
 #[cfg(test)]

@@ -43,6 +43,20 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// Removes what an earlier life left, so that nobody takes it for this one's word.
+///
+/// # Errors
+/// It is there and stays.
+pub fn forget_earlier(file: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = file else { return Ok(()) };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io(format!("remove the old `{}`", path.display()), error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Looks whether the password could be written, before there is one: afterwards it would be lost.
 ///
 /// # Errors

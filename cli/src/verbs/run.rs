@@ -68,7 +68,7 @@ async fn run(session: &Session, args: RunArgs) -> Result<Exit, Failure> {
     finish(session, &client, &args, job.id, &end).await
 }
 
-/// What is told and fetched after the end.
+/// What is told and fetched after the end. Why a command never ran or was ended is an error, and told even when quiet.
 async fn finish(
     session: &Session,
     client: &Client,
@@ -78,7 +78,7 @@ async fn finish(
 ) -> Result<Exit, Failure> {
     let exit = exit_of(end);
     if let Some(outcome) = &end.outcome
-        && !args.quiet
+        && (!args.quiet || outcome.kind != "exited")
         && exit != Exit::SUCCESS
     {
         note(&format!("{id}: {}: {}", end.state, outcome_sentence(outcome)));
