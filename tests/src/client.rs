@@ -118,12 +118,7 @@ impl Client {
     /// # Errors
     /// The refusal, or what broke.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        read(
-            self.request(Method::POST, path)
-                .timeout(ANSWER_WITHIN)
-                .json(body),
-        )
-        .await
+        read(self.request(Method::POST, path).timeout(ANSWER_WITHIN).json(body)).await
     }
 
     /// # Errors
@@ -170,9 +165,7 @@ impl Client {
     pub async fn jobs(&self) -> Result<Vec<JobView>> {
         let (mut jobs, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page: JobList = self
-                .get(&format!("{}?limit=200{cursor}", paths::JOBS))
-                .await?;
+            let page: JobList = self.get(&format!("{}?limit=200{cursor}", paths::JOBS)).await?;
             jobs.extend(page.jobs);
             match page.next {
                 Some(next) => cursor = format!("&cursor={next}"),

@@ -150,7 +150,12 @@ impl Cluster {
             None => images::base()?,
         };
         let mut command = Command::new(program("jobworker")?);
-        for name in ["JOBWORKER_SERVER", "JOBWORKER_TOKEN", "JOBWORKER_STATE", "DEFAULT_IMAGE"] {
+        for name in [
+            "JOBWORKER_SERVER",
+            "JOBWORKER_TOKEN",
+            "JOBWORKER_STATE",
+            "DEFAULT_IMAGE",
+        ] {
             command.env_remove(name);
         }
         if std::env::var_os("RUST_LOG").is_none() {

@@ -25,7 +25,10 @@ impl SmallDisk {
         // no blocks kept back for root: this test is root, and wants to see the disk full
         run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image))?;
         std::fs::create_dir(disk.root())?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.root()))?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(disk.root()))?;
         Ok(disk)
     }
 
@@ -41,7 +44,9 @@ impl SmallDisk {
         let free = rustix::fs::statvfs(&self.root())?;
         let bytes = (free.f_bavail * free.f_frsize).saturating_sub(leave);
         let length = format!("{bytes}");
-        run(Command::new("fallocate").args(["-l", &length]).arg(self.ballast()))?;
+        run(Command::new("fallocate")
+            .args(["-l", &length])
+            .arg(self.ballast()))?;
         Ok(())
     }
 

@@ -54,7 +54,15 @@ impl Docker {
         let agent = self.agent.as_deref().context("the cluster has no agent")?;
         let format = format!("{{{{.ID}}}} {{{{.Label \"{OWNER_LABEL}\"}}}}");
         let filter = format!("label={OWNER_LABEL}");
-        let list = ["ps", "--all", "--no-trunc", "--filter", &filter, "--format", &format];
+        let list = [
+            "ps",
+            "--all",
+            "--no-trunc",
+            "--filter",
+            &filter,
+            "--format",
+            &format,
+        ];
         let ours = |line: &str| {
             let (id, owner) = line.split_once(' ')?;
             (owner.split('/').next() == Some(agent)).then(|| id.to_owned())
@@ -86,10 +94,12 @@ impl Docker {
     /// # Errors
     /// Which are left.
     pub async fn none_left(&self, within: Duration) -> Result<()> {
-        wait_for(within, "every container to be removed", async || match self.containers() {
-            Ok(ids) if ids.is_empty() => Ok(()),
-            Ok(ids) => Err(format!("left: {}", ids.join(" "))),
-            Err(error) => Err(format!("{error:#}")),
+        wait_for(within, "every container to be removed", async || {
+            match self.containers() {
+                Ok(ids) if ids.is_empty() => Ok(()),
+                Ok(ids) => Err(format!("left: {}", ids.join(" "))),
+                Err(error) => Err(format!("{error:#}")),
+            }
         })
         .await
     }

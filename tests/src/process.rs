@@ -87,13 +87,15 @@ impl Running {
     /// When it does not end in time.
     pub async fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
         let pid = self.pid();
-        wait_for(within, &format!("the end of process {pid}"), async || {
-            match self.ended() {
+        wait_for(
+            within,
+            &format!("the end of process {pid}"),
+            async || match self.ended() {
                 Ok(Some(status)) => Ok(status),
                 Ok(None) => Err("it runs".to_owned()),
                 Err(error) => Err(error.to_string()),
-            }
-        })
+            },
+        )
         .await
     }
 }

@@ -23,11 +23,13 @@ echo \"$(wc -l <out/counts.txt) words\" >&2
 /// More than 30 KB of words, of which no two stand equally often.
 pub fn words() -> String {
     let mut text = String::new();
-    for (nth, word) in ["job", "attempt", "lease", "epoch", "worker", "account", "hint", "queue"]
-        .iter()
-        .cycle()
-        .take(6_000)
-        .enumerate()
+    for (nth, word) in [
+        "job", "attempt", "lease", "epoch", "worker", "account", "hint", "queue",
+    ]
+    .iter()
+    .cycle()
+    .take(6_000)
+    .enumerate()
     {
         text.push_str(word);
         text.push(if nth % 11 == 0 { '\n' } else { ' ' });

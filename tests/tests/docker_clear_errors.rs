@@ -26,7 +26,10 @@ async fn a_wrong_password_and_a_wrong_field_are_named() -> Result<()> {
     assert_eq!(refused.status, 401);
     let problem = refused.problem.context("an error is a problem document")?;
     assert_eq!(problem.status, 401);
-    assert!(!problem.request_id.is_empty() && !problem.detail.is_empty(), "{problem:?}");
+    assert!(
+        !problem.request_id.is_empty() && !problem.detail.is_empty(),
+        "{problem:?}"
+    );
 
     let body = json!({ "command": "true", "timeot": 5 });
     let refused = refusal(client.post::<Value>(paths::JOBS, &body).await)?;
@@ -38,7 +41,10 @@ async fn a_wrong_password_and_a_wrong_field_are_named() -> Result<()> {
     assert!(matches!(refused.status, 400 | 422), "{refused}");
     let problem = refused.problem.context("an error is a problem document")?;
     let fields: Vec<&str> = problem.errors.iter().map(|error| error.field.as_str()).collect();
-    assert!(fields.contains(&"resources.memory_mib") && fields.contains(&"workdir"), "{problem:?}");
+    assert!(
+        fields.contains(&"resources.memory_mib") && fields.contains(&"workdir"),
+        "{problem:?}"
+    );
     assert!(client.jobs().await?.is_empty(), "what was refused was not stored");
     cluster.stop().await
 }
@@ -49,10 +55,7 @@ async fn an_archive_that_would_write_elsewhere_writes_nowhere() -> Result<()> {
     let client = cluster.client()?;
     let escaped = format!("jw-escaped-{}", std::process::id());
     let up = "../".repeat(12);
-    let archive = zip(&[
-        ("good.txt", b"good"),
-        (&format!("{up}tmp/{escaped}"), b"escaped"),
-    ])?;
+    let archive = zip(&[("good.txt", b"good"), (&format!("{up}tmp/{escaped}"), b"escaped")])?;
     let file = client.upload("evil.zip", archive).await?;
     let job = client
         .submit(&SubmitJob {
@@ -66,10 +69,21 @@ async fn an_archive_that_would_write_elsewhere_writes_nowhere() -> Result<()> {
         .await?;
     let ended = client.ended(job.id, LONG).await?;
     let told = ended.outcome.as_ref().with_context(|| brief(&ended))?;
-    assert_eq!((ended.state, told.kind.as_str()), (StateName::Failed, "not_started"), "{}", brief(&ended));
+    assert_eq!(
+        (ended.state, told.kind.as_str()),
+        (StateName::Failed, "not_started"),
+        "{}",
+        brief(&ended)
+    );
     assert_eq!(told.reason, Some(NotStartedReason::BadInputs));
-    assert!(told.message.as_ref().is_some_and(|why| why.contains("..")), "{told:?}");
-    assert_eq!(ended.attempts_total, 1, "what repeats for certain is not tried again");
+    assert!(
+        told.message.as_ref().is_some_and(|why| why.contains("..")),
+        "{told:?}"
+    );
+    assert_eq!(
+        ended.attempts_total, 1,
+        "what repeats for certain is not tried again"
+    );
     assert!(!Path::new("/tmp").join(&escaped).exists());
     cluster.stop().await
 }
@@ -85,10 +99,15 @@ async fn without_an_engine_the_worker_says_so_and_jobs_wait() -> Result<()> {
     .await?;
     let client = cluster.client()?;
     let worker = client
-        .worker_when("that says what it lacks", |worker| !worker.ready && !worker.reasons.is_empty())
+        .worker_when("that says what it lacks", |worker| {
+            !worker.ready && !worker.reasons.is_empty()
+        })
         .await?;
     assert!(
-        worker.reasons.iter().any(|reason| reason.to_lowercase().contains("docker") || reason.contains("engine")),
+        worker
+            .reasons
+            .iter()
+            .any(|reason| reason.to_lowercase().contains("docker") || reason.contains("engine")),
         "{:?}",
         worker.reasons
     );
@@ -98,7 +117,12 @@ async fn without_an_engine_the_worker_says_so_and_jobs_wait() -> Result<()> {
         .worker_when("heard after the job came", |worker| worker.heard_at > noticed)
         .await?;
     let waits = client.job(job.id).await?;
-    assert_eq!((waits.state, waits.attempts_total), (StateName::Queued, 0), "{}", brief(&waits));
+    assert_eq!(
+        (waits.state, waits.attempts_total),
+        (StateName::Queued, 0),
+        "{}",
+        brief(&waits)
+    );
     // there is no engine that could say whether something is left
     assert!(cluster.terminate().await?.success());
     Ok(())
@@ -137,17 +161,19 @@ async fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() -> Resul
     client
         .worker_when("that says that the disk is full", |worker| {
             !worker.ready
-                && worker
-                    .reasons
-                    .iter()
-                    .any(|reason| reason.contains("disk") || reason.contains("space") || reason.contains("MiB"))
+                && worker.reasons.iter().any(|reason| {
+                    reason.contains("disk") || reason.contains("space") || reason.contains("MiB")
+                })
         })
         .await?;
 
     disk.free()?;
     client.worker_ready("default").await?;
     let after = wait_for(LONG, "a submission to be taken again", async || {
-        client.submit(&shell("echo after")).await.map_err(|error| format!("{error:#}"))
+        client
+            .submit(&shell("echo after"))
+            .await
+            .map_err(|error| format!("{error:#}"))
     })
     .await?;
     acknowledged.push(after.id);

@@ -88,13 +88,31 @@ async fn a_job_sees_only_what_is_its_own() -> Result<()> {
     assert_eq!((fact("NoNewPrivs"), fact("Seccomp")), ("1", "2"), "{text}");
     assert_eq!(fact("root"), "no no");
     for refused in [
-        "write /x", "write /etc/x", "write /bin/x", "core_pattern", "sysrq", "mount", "unshare", "chroot", "mknod",
-        "connect", "init_environ", "init_write", "init_fds", "tmp_exec",
+        "write /x",
+        "write /etc/x",
+        "write /bin/x",
+        "core_pattern",
+        "sysrq",
+        "mount",
+        "unshare",
+        "chroot",
+        "mknod",
+        "connect",
+        "init_environ",
+        "init_write",
+        "init_fds",
+        "tmp_exec",
     ] {
-        assert!(fact(refused).starts_with("yes"), "{refused} was not refused\n{text}");
+        assert!(
+            fact(refused).starts_with("yes"),
+            "{refused} was not refused\n{text}"
+        );
     }
     for read_only in ["write /x", "write /etc/x", "core_pattern"] {
-        assert!(fact(read_only).contains("Read-only file system"), "{read_only}\n{text}");
+        assert!(
+            fact(read_only).contains("Read-only file system"),
+            "{read_only}\n{text}"
+        );
     }
     for masked in seen.keys().filter(|name| name.starts_with("mask ")) {
         assert_eq!(fact(masked), "character special file 1:3", "{masked}\n{text}");
@@ -103,15 +121,26 @@ async fn a_job_sees_only_what_is_its_own() -> Result<()> {
     assert_eq!(fact("net"), "lo");
     assert_eq!(fact("socket"), "0 0");
     for flag in ["noexec", "nosuid", "nodev", "size=65536k"] {
-        assert!(fact("tmp").split(',').any(|option| option == flag), "{flag}\n{text}");
+        assert!(
+            fact("tmp").split(',').any(|option| option == flag),
+            "{flag}\n{text}"
+        );
     }
     for flag in ["nosuid", "nodev"] {
-        assert!(fact("workspace").split(',').any(|option| option == flag), "{flag}\n{text}");
+        assert!(
+            fact("workspace").split(',').any(|option| option == flag),
+            "{flag}\n{text}"
+        );
     }
     assert_eq!(fact("nofile"), "1024");
     assert!(fact("processes").parse::<u32>()? <= 6, "{text}");
     assert_eq!((fact("stdin"), fact("dir")), ("0", "/workspace"));
-    assert!(fact("fds").split(' ').all(|fd| matches!(fd, "0" | "1" | "2" | "3" | "10")), "{text}");
+    assert!(
+        fact("fds")
+            .split(' ')
+            .all(|fd| matches!(fd, "0" | "1" | "2" | "3" | "10")),
+        "{text}"
+    );
 
     assert!(fact("pids_max").parse::<u32>()? <= 256, "{text}");
     // what init keeps unacknowledged is added to what the job asked for
@@ -126,7 +155,10 @@ async fn a_job_sees_only_what_is_its_own() -> Result<()> {
         .collect();
     for name in &declared {
         assert!(
-            matches!(*name, "DECLARED" | "PATH" | "HOME" | "HOSTNAME" | "PWD" | "SHLVL" | "OLDPWD" | "_"),
+            matches!(
+                *name,
+                "DECLARED" | "PATH" | "HOME" | "HOSTNAME" | "PWD" | "SHLVL" | "OLDPWD" | "_"
+            ),
             "{name} was not declared\n{text}"
         );
     }
@@ -144,8 +176,18 @@ async fn a_full_workspace_is_the_jobs_own_trouble() -> Result<()> {
         artifacts: vec!["err".into()],
         ..shell(fill)
     };
-    assert_eq!(said(&client, &filling).await?, "No space left on device\nwithin\n");
-    assert_eq!(said(&client, &shell("df -m /workspace | awk 'NR == 2 { print ($3 < 4) }'")).await?, "1\n");
+    assert_eq!(
+        said(&client, &filling).await?,
+        "No space left on device\nwithin\n"
+    );
+    assert_eq!(
+        said(
+            &client,
+            &shell("df -m /workspace | awk 'NR == 2 { print ($3 < 4) }'")
+        )
+        .await?,
+        "1\n"
+    );
     cluster.stop().await
 }
 
@@ -174,7 +216,10 @@ async fn a_fork_bomb_ends_with_its_container_and_its_agent_goes_on() -> Result<(
     let ended = client.ended(bomb.id, Duration::from_secs(90)).await?;
     let told = ended.outcome.as_ref().with_context(|| brief(&ended))?;
     assert!(
-        matches!(told.kind.as_str(), "run_timeout" | "exited" | "oom_killed" | "signaled"),
+        matches!(
+            told.kind.as_str(),
+            "run_timeout" | "exited" | "oom_killed" | "signaled"
+        ),
         "{}",
         brief(&ended)
     );

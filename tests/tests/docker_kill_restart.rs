@@ -68,7 +68,10 @@ async fn twenty_kills_lose_no_acknowledged_job_and_accept_no_result_twice() -> R
     for job in &real {
         its_output_and_file_are_of_the_accepted_attempt(&client, job).await?;
     }
-    let adopted = real.iter().filter(|job| lived_through_a_kill(job, &kills)).count();
+    let adopted = real
+        .iter()
+        .filter(|job| lived_through_a_kill(job, &kills))
+        .count();
     assert!(adopted > 0, "no container was taken up again: {kills:?}");
     println!("{adopted} of {} containers lived through a kill", real.len());
 
@@ -91,7 +94,9 @@ fn job(number: usize, in_container: bool, chaos: &mut Chaos) -> SubmitJob {
         let seconds = format!("{}.{:03}", millis / 1_000, millis % 1_000);
         SubmitJob {
             artifacts: vec!["left".into()],
-            ..shell(&format!("echo begin {key}; sleep {seconds}; echo end {key} | tee left"))
+            ..shell(&format!(
+                "echo begin {key}; sleep {seconds}; echo end {key} | tee left"
+            ))
         }
     } else {
         sim::job()
@@ -125,8 +130,16 @@ async fn submit_until_acknowledged(client: &Client, jobs: Vec<SubmitJob>) -> Res
 async fn all_ended(client: &Client) -> Result<BTreeMap<JobId, JobView>> {
     let jobs = wait_for(ALL_WITHIN, "every job to end", async || {
         let jobs = client.jobs().await.map_err(|error| format!("{error:#}"))?;
-        let left: Vec<String> = jobs.iter().filter(|job| !job.state.is_terminal()).map(brief).collect();
-        if left.is_empty() { Ok(jobs) } else { Err(format!("{left:#?}")) }
+        let left: Vec<String> = jobs
+            .iter()
+            .filter(|job| !job.state.is_terminal())
+            .map(brief)
+            .collect();
+        if left.is_empty() {
+            Ok(jobs)
+        } else {
+            Err(format!("{left:#?}"))
+        }
     });
     Ok(by_id(jobs.await?))
 }
@@ -135,18 +148,36 @@ fn by_id(jobs: Vec<JobView>) -> BTreeMap<JobId, JobView> {
     jobs.into_iter().map(|job| (job.id, job)).collect()
 }
 
-fn every_acknowledged_job_ended_well(acknowledged: &BTreeMap<String, JobId>, ended: &BTreeMap<JobId, JobView>) {
-    assert_eq!(ended.len(), acknowledged.len(), "a key makes one job, and no job comes from nowhere");
+fn every_acknowledged_job_ended_well(
+    acknowledged: &BTreeMap<String, JobId>,
+    ended: &BTreeMap<JobId, JobView>,
+) {
+    assert_eq!(
+        ended.len(),
+        acknowledged.len(),
+        "a key makes one job, and no job comes from nowhere"
+    );
     for (key, id) in acknowledged {
-        let job = ended.get(id).unwrap_or_else(|| panic!("{key} was acknowledged as {id} and is lost"));
+        let job = ended
+            .get(id)
+            .unwrap_or_else(|| panic!("{key} was acknowledged as {id} and is lost"));
         assert_eq!(job.name.as_ref(), Some(key));
         assert_eq!(job.state, StateName::Succeeded, "{}", brief(job));
     }
 }
 
 fn exactly_one_result_was_accepted(job: &JobView) {
-    let kinds = || job.attempts.iter().map(|attempt| attempt.outcome.as_ref().map(|told| told.kind.as_str()));
-    assert_eq!(kinds().filter(|kind| *kind == Some("exited")).count(), 1, "{}", brief(job));
+    let kinds = || {
+        job.attempts
+            .iter()
+            .map(|attempt| attempt.outcome.as_ref().map(|told| told.kind.as_str()))
+    };
+    assert_eq!(
+        kinds().filter(|kind| *kind == Some("exited")).count(),
+        1,
+        "{}",
+        brief(job)
+    );
     assert!(
         kinds().all(|kind| matches!(kind, Some("exited" | "worker_lost" | "infra_error"))),
         "{}",
@@ -159,17 +190,28 @@ fn exactly_one_result_was_accepted(job: &JobView) {
 
 async fn its_output_and_file_are_of_the_accepted_attempt(client: &Client, job: &JobView) -> Result<()> {
     let key = job.name.as_deref().context("every job has its key as name")?;
-    assert_eq!(client.stdout(job.id).await?, format!("begin {key}\nend {key}\n"), "{}", brief(job));
+    assert_eq!(
+        client.stdout(job.id).await?,
+        format!("begin {key}\nend {key}\n"),
+        "{}",
+        brief(job)
+    );
     let left = client.artifacts(job.id).await?.artifacts;
     let [artifact] = left.as_slice() else {
         bail!("expected one file of {key}, got {left:?}");
     };
-    assert_eq!(client.download(artifact.file).await?, format!("end {key}\n").into_bytes());
+    assert_eq!(
+        client.download(artifact.file).await?,
+        format!("end {key}\n").into_bytes()
+    );
     Ok(())
 }
 
 fn is_simulated(job: &JobView) -> bool {
-    job.spec.pool.as_ref().is_some_and(|pool| pool.as_str() == sim::POOL)
+    job.spec
+        .pool
+        .as_ref()
+        .is_some_and(|pool| pool.as_str() == sim::POOL)
 }
 
 fn lived_through_a_kill(job: &JobView, kills: &[Timestamp]) -> bool {

@@ -32,7 +32,11 @@ impl Piece {
     }
 
     fn command(&self, number: usize) -> String {
-        format!("echo job {number}; tail -c +{} p | head -c {}", self.from + 1, self.count)
+        format!(
+            "echo job {number}; tail -c +{} p | head -c {}",
+            self.from + 1,
+            self.count
+        )
     }
 
     fn expected(&self, number: usize, pattern: &[u8]) -> String {
@@ -60,9 +64,17 @@ async fn of_200_jobs_every_byte_of_both_streams_is_kept() -> Result<()> {
             Piece::any(&mut chaos, &pattern)?,
             Piece::any(&mut chaos, &pattern)?,
         );
-        let both = format!("{{ {}; }}; {{ {}; }} >&2", out.command(number), err.command(number));
+        let both = format!(
+            "{{ {}; }}; {{ {}; }} >&2",
+            out.command(number),
+            err.command(number)
+        );
         // the child's parent is gone when it writes
-        let line = if number % 5 == 0 { format!("( sleep 0.2; {both} ) & exit 0") } else { both };
+        let line = if number % 5 == 0 {
+            format!("( sleep 0.2; {both} ) & exit 0")
+        } else {
+            both
+        };
         expected.insert(
             number.to_string(),
             [out.expected(number, &pattern), err.expected(number, &pattern)],
@@ -83,7 +95,11 @@ async fn of_200_jobs_every_byte_of_both_streams_is_kept() -> Result<()> {
     let ended = wait_for(ALL_WITHIN, "200 jobs to end", async || {
         let jobs = client.jobs().await.map_err(|error| format!("{error:#}"))?;
         let waiting = jobs.iter().filter(|job| !job.state.is_terminal()).count();
-        if waiting == 0 { Ok(jobs) } else { Err(format!("{waiting} have not")) }
+        if waiting == 0 {
+            Ok(jobs)
+        } else {
+            Err(format!("{waiting} have not"))
+        }
     })
     .await?;
     assert_eq!(ended.len(), JOBS);
@@ -93,10 +109,19 @@ async fn of_200_jobs_every_byte_of_both_streams_is_kept() -> Result<()> {
         for (stream, wanted) in Stream::ALL.into_iter().zip(wanted(&expected, job)?) {
             let bytes = client.log(job.id, stream).await?;
             if sha256(&bytes) != *wanted {
-                wrong.push(format!("{} {}: {} bytes", job.command, stream.as_str(), bytes.len()));
+                wrong.push(format!(
+                    "{} {}: {} bytes",
+                    job.command,
+                    stream.as_str(),
+                    bytes.len()
+                ));
             }
         }
-        assert!(job.attempts.iter().all(|attempt| attempt.logs_missing.is_none()), "{}", brief(job));
+        assert!(
+            job.attempts.iter().all(|attempt| attempt.logs_missing.is_none()),
+            "{}",
+            brief(job)
+        );
     }
     assert!(wrong.is_empty(), "{} streams differ: {wrong:#?}", wrong.len());
     cluster.stop().await

@@ -40,14 +40,22 @@ async fn output_is_seen_while_the_job_runs_and_its_file_comes_back() -> Result<(
     let job = client.submit(&counting(&client, &text).await?).await?;
     let mut follower = client.follow(job.id).await?;
     let first = loop {
-        match follower.next().await?.context("the stream ended before any output")? {
+        match follower
+            .next()
+            .await?
+            .context("the stream ended before any output")?
+        {
             Followed::Log(chunk) => break chunk,
             Followed::End(end) => anyhow::bail!("it ended before any output was seen: {end:?}"),
             Followed::State(_) | Followed::Attempt(_) => {}
         }
     };
     let seen = client.job(job.id).await?;
-    assert!(!seen.state.is_terminal(), "output came only when the job was {}", seen.state);
+    assert!(
+        !seen.state.is_terminal(),
+        "output came only when the job was {}",
+        seen.state
+    );
     assert_eq!(first.stream, Stream::Stdout);
     let said = String::from_utf8(first.bytes().context("base64")?)?;
     assert_eq!(said, format!("counting {} bytes\n", text.len()));
@@ -98,19 +106,47 @@ async fn the_shell_runs_it_in_one_command_and_ends_as_the_job_did() -> Result<()
 
     let said = shell
         .run(&[
-            "run", "--cpu", "500m", "--memory", "32m", "--disk", "16m", "--file", &path(&input), "--file",
-            &path(&script), "--artifact", "out/*", "--out", &path(&out), "--", "sh", "count.sh",
+            "run",
+            "--cpu",
+            "500m",
+            "--memory",
+            "32m",
+            "--disk",
+            "16m",
+            "--file",
+            &path(&input),
+            "--file",
+            &path(&script),
+            "--artifact",
+            "out/*",
+            "--out",
+            &path(&out),
+            "--",
+            "sh",
+            "count.sh",
         ])
         .await?;
     assert_eq!(said.status, 0, "{said:?}");
     assert_eq!(said.out, format!("counting {} bytes\n", text.len()));
     assert!(said.err.contains("10 words\n"), "{said:?}");
-    assert_eq!(std::fs::read_to_string(out.join("out/counts.txt"))?, counted(&text));
+    assert_eq!(
+        std::fs::read_to_string(out.join("out/counts.txt"))?,
+        counted(&text)
+    );
 
-    let small = ["run", "--quiet", "--cpu", "500m", "--memory", "32m", "--disk", "16m"];
-    let failing = [&small[..], &["--shell", "--", "echo to out; echo to err >&2; exit 7"]].concat();
+    let small = [
+        "run", "--quiet", "--cpu", "500m", "--memory", "32m", "--disk", "16m",
+    ];
+    let failing = [
+        &small[..],
+        &["--shell", "--", "echo to out; echo to err >&2; exit 7"],
+    ]
+    .concat();
     let said = shell.run(&failing).await?;
-    assert_eq!((said.status, said.out.as_str(), said.err.as_str()), (7, "to out\n", "to err\n"));
+    assert_eq!(
+        (said.status, said.out.as_str(), said.err.as_str()),
+        (7, "to out\n", "to err\n")
+    );
 
     let missing = [&small[..], &["--", "no-such-command"]].concat();
     let said = shell.run(&missing).await?;

@@ -30,7 +30,11 @@ async fn processes(mark: &str, running: bool) -> Result<()> {
     let what = format!("`{mark}` to {}", if running { "run" } else { "be gone" });
     wait_for(LONG, &what, async || {
         let found = with_mark(mark);
-        if found.is_empty() != running { Ok(()) } else { Err(format!("{found:?}")) }
+        if found.is_empty() != running {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
     })
     .await
 }
@@ -45,7 +49,12 @@ async fn how_a_process_ends_is_told_exactly() -> Result<()> {
     assert_eq!((told.kind.as_str(), told.code), ("exited", Some(3)));
 
     let (job, told) = outcome(&client, &shell("kill -SEGV $$")).await?;
-    assert_eq!((told.kind.as_str(), told.signal), ("signaled", Some(11)), "{}", brief(&job));
+    assert_eq!(
+        (told.kind.as_str(), told.signal),
+        ("signaled", Some(11)),
+        "{}",
+        brief(&job)
+    );
 
     let (job, told) = outcome(&client, &argv(&["no-such-command"])).await?;
     assert_eq!(told.kind, "not_started", "{}", brief(&job));
@@ -65,8 +74,15 @@ async fn how_a_process_ends_is_told_exactly() -> Result<()> {
     };
     let (job, told) = outcome(&client, &absent).await?;
     assert_eq!(told.kind, "image_unavailable", "{}", brief(&job));
-    assert_eq!((job.attempts_total, job.infra_retries, job.user_retries), (4, 3, 0));
-    assert!(told.message.is_some_and(|why| why.contains("127.0.0.1:9/none:1")), "{}", brief(&job));
+    assert_eq!(
+        (job.attempts_total, job.infra_retries, job.user_retries),
+        (4, 3, 0)
+    );
+    assert!(
+        told.message.is_some_and(|why| why.contains("127.0.0.1:9/none:1")),
+        "{}",
+        brief(&job)
+    );
     cluster.stop().await
 }
 
@@ -84,7 +100,11 @@ async fn a_job_that_takes_more_memory_than_it_asked_for_is_ended_and_told_so() -
     let child = "tail -n 1 /dev/zero; echo \"child ended with $?\"; exit 5";
     let (job, told) = outcome(&client, &shell(child)).await?;
     assert_eq!(client.stdout(job.id).await?, "child ended with 137\n");
-    assert!(told.code == Some(5) || told.kind == "oom_killed", "{}", brief(&job));
+    assert!(
+        told.code == Some(5) || told.kind == "oom_killed",
+        "{}",
+        brief(&job)
+    );
     cluster.stop().await
 }
 
@@ -102,7 +122,12 @@ async fn a_job_that_runs_too_long_is_ended_with_everything_that_it_started() -> 
         ..shell(&format!("trap '' TERM; setsid {sleep} & {sleep}; {sleep}"))
     };
     let (job, told) = outcome(&client, &stubborn).await?;
-    assert_eq!((job.state, told.kind.as_str()), (StateName::Failed, "run_timeout"), "{}", brief(&job));
+    assert_eq!(
+        (job.state, told.kind.as_str()),
+        (StateName::Failed, "run_timeout"),
+        "{}",
+        brief(&job)
+    );
     assert_eq!(with_mark(&sleep), Vec::<String>::new());
     cluster.stop().await
 }
@@ -121,26 +146,44 @@ async fn a_cancel_ends_what_waits_at_once_and_what_runs_when_its_agent_has_confi
             grace_ms: Some(1_000),
             ..LimitsBody::default()
         },
-        ..shell(&format!("trap 'echo asked' TERM; setsid {sleep} & while true; do {sleep}; done"))
+        ..shell(&format!(
+            "trap 'echo asked' TERM; setsid {sleep} & while true; do {sleep}; done"
+        ))
     };
     let runs = client.submit(&stubborn).await?;
     processes(&sleep, true).await?;
     let waits = client.submit(&shell("echo never")).await?;
 
     let cancelled = client.cancel(waits.id, "not needed").await?;
-    assert_eq!(cancelled.state, StateName::Cancelled, "what waits ends with the request");
+    assert_eq!(
+        cancelled.state,
+        StateName::Cancelled,
+        "what waits ends with the request"
+    );
     assert_eq!(cancelled.attempts_total, 0);
     let again = refusal(client.cancel(waits.id, "again").await)?;
     assert_eq!(again.status, 409);
 
     let asked = client.cancel(runs.id, "enough").await?;
-    assert!(asked.cancel.is_some_and(|cancel| cancel.why.as_deref() == Some("enough")));
+    assert!(
+        asked
+            .cancel
+            .is_some_and(|cancel| cancel.why.as_deref() == Some("enough"))
+    );
     let ended = client.ended(runs.id, LONG).await?;
     assert_eq!(ended.state, StateName::Cancelled, "{}", brief(&ended));
     let told = ended.attempts[0].outcome.as_ref().context("it has ended")?;
-    assert_eq!((told.kind.as_str(), told.message.as_deref()), ("cancelled", Some("enough")));
+    assert_eq!(
+        (told.kind.as_str(), told.message.as_deref()),
+        ("cancelled", Some("enough"))
+    );
     assert_eq!(with_mark(&sleep), Vec::<String>::new());
-    assert!(client.log(waits.id, Stream::Stdout).await.map_or(true, |log| log.is_empty()));
+    assert!(
+        client
+            .log(waits.id, Stream::Stdout)
+            .await
+            .map_or(true, |log| log.is_empty())
+    );
     cluster.stop().await
 }
 
@@ -159,7 +202,12 @@ async fn a_failing_command_is_tried_as_often_as_asked_with_growing_pauses() -> R
     };
     let (job, told) = outcome(&client, &failing).await?;
     assert_eq!(told.code, Some(4));
-    assert_eq!((job.attempts_total, job.user_retries, job.infra_retries), (3, 2, 0), "{}", brief(&job));
+    assert_eq!(
+        (job.attempts_total, job.user_retries, job.infra_retries),
+        (3, 2, 0),
+        "{}",
+        brief(&job)
+    );
     let pauses: Vec<u128> = job
         .attempts
         .windows(2)
@@ -170,8 +218,16 @@ async fn a_failing_command_is_tried_as_often_as_asked_with_growing_pauses() -> R
         .collect();
     // up to a quarter less, so that jobs that failed together come back apart
     assert!(pauses[0] >= 300 && pauses[1] >= 600, "{pauses:?}");
-    assert_eq!(client.stdout(job.id).await?, "tried\n", "each attempt has a log of its own");
-    assert_eq!(client.artifacts(job.id).await?.artifacts.len(), 1, "files are kept after a failure too");
+    assert_eq!(
+        client.stdout(job.id).await?,
+        "tried\n",
+        "each attempt has a log of its own"
+    );
+    assert_eq!(
+        client.artifacts(job.id).await?.artifacts.len(),
+        1,
+        "files are kept after a failure too"
+    );
     cluster.stop().await
 }
 
@@ -194,7 +250,10 @@ async fn a_job_that_nobody_takes_in_time_fails_as_queue_timeout() -> Result<()> 
         ..shell("true")
     };
     let (job, told) = outcome(&client, &impatient).await?;
-    assert_eq!((job.state, told.kind.as_str()), (StateName::Failed, "queue_timeout"));
+    assert_eq!(
+        (job.state, told.kind.as_str()),
+        (StateName::Failed, "queue_timeout")
+    );
     assert_eq!(job.attempts_total, 0);
     client.cancel(holds.id, "done").await?;
     assert_eq!(client.ended(holds.id, LONG).await?.state, StateName::Cancelled);
@@ -246,13 +305,18 @@ async fn an_image_means_what_it_means_to_docker_run() -> Result<()> {
             ..shell("").resources
         },
         entrypoint: Some(Vec::new()),
-        ..argv(&["sh", "-c", "ls -A /data | wc -l; grep -c ' /data tmpfs ' /proc/mounts; id -u | grep -c '^0$'; exit 0"])
+        ..argv(&[
+            "sh",
+            "-c",
+            "ls -A /data | wc -l; grep -c ' /data tmpfs ' /proc/mounts; id -u | grep -c '^0$'; exit 0",
+        ])
     };
     assert_eq!(said(volume).await?, "0\n1\n0\n");
     cluster.stop().await
 }
 #[tokio::test]
-async fn a_container_that_is_stopped_from_outside_is_the_infrastructures_failure_and_tried_again() -> Result<()> {
+async fn a_container_that_is_stopped_from_outside_is_the_infrastructures_failure_and_tried_again()
+-> Result<()> {
     let cluster = Cluster::start().await?;
     let client = cluster.client()?;
     let sleep = odd_sleep();
@@ -275,7 +339,10 @@ async fn a_container_that_is_stopped_from_outside_is_the_infrastructures_failure
         })
         .await?;
     let _removed_meanwhile = stopping.await?;
-    let first = tried.attempts[0].outcome.as_ref().context("the first has ended")?;
+    let first = tried.attempts[0]
+        .outcome
+        .as_ref()
+        .context("the first has ended")?;
     assert_eq!(first.kind, "infra_error", "{}", brief(&tried));
     assert_eq!((tried.infra_retries, tried.user_retries), (1, 0));
     client.cancel(job.id, "seen enough").await?;

@@ -25,7 +25,9 @@ async fn jobs_outlive_a_stop_and_a_kill_of_the_engine() -> Result<()> {
 
     for (round, how) in ["-TERM", "-KILL"].into_iter().enumerate() {
         let runs = client
-            .submit(&shell("echo begun; for i in 1 2 3 4 5 6 7 8; do sleep 0.5; echo tick $i; done; exit 6"))
+            .submit(&shell(
+                "echo begun; for i in 1 2 3 4 5 6 7 8; do sleep 0.5; echo tick $i; done; exit 6",
+            ))
             .await?;
         client
             .job_when(runs.id, LONG, "it to run", |job| job.state == StateName::Running)
@@ -35,20 +37,41 @@ async fn jobs_outlive_a_stop_and_a_kill_of_the_engine() -> Result<()> {
         let pid = engine.pid()?.to_string();
         run(std::process::Command::new("kill").args([how, &pid]))?;
         let worker = client
-            .worker_when("that says that its engine is gone", |worker| !worker.ready && !worker.reasons.is_empty())
+            .worker_when("that says that its engine is gone", |worker| {
+                !worker.ready && !worker.reasons.is_empty()
+            })
             .await?;
         println!("round {round}: {:?}", worker.reasons);
         let held = client.job(waits.id).await?;
-        assert_eq!((held.state, held.attempts_total), (StateName::Queued, 0), "{}", brief(&held));
+        assert_eq!(
+            (held.state, held.attempts_total),
+            (StateName::Queued, 0),
+            "{}",
+            brief(&held)
+        );
 
         engine.tell("start")?;
         client.worker_ready("default").await?;
         let ended = client.ended(runs.id, Duration::from_secs(90)).await?;
         let told = ended.outcome.as_ref().with_context(|| brief(&ended))?;
-        assert_eq!((told.kind.as_str(), told.code), ("exited", Some(6)), "{}", brief(&ended));
-        assert_eq!(ended.attempts_total, 1, "the container lived on: {}", brief(&ended));
+        assert_eq!(
+            (told.kind.as_str(), told.code),
+            ("exited", Some(6)),
+            "{}",
+            brief(&ended)
+        );
+        assert_eq!(
+            ended.attempts_total,
+            1,
+            "the container lived on: {}",
+            brief(&ended)
+        );
         let ticks: String = (1..=8).map(|tick| format!("tick {tick}\n")).collect();
-        assert_eq!(client.stdout(runs.id).await?, format!("begun\n{ticks}"), "no output is lost or doubled");
+        assert_eq!(
+            client.stdout(runs.id).await?,
+            format!("begun\n{ticks}"),
+            "no output is lost or doubled"
+        );
 
         let waited = client.ended(waits.id, LONG).await?;
         assert_eq!(waited.state, StateName::Succeeded, "{}", brief(&waited));

@@ -27,7 +27,10 @@ async fn a_server_that_is_not_there_is_named_with_what_to_do() -> Result<()> {
         .run(&["--server", &server, "--token", "x", "list"])
         .await?;
     assert_eq!(said.status, 1, "{said:?}");
-    assert!(said.err.contains(&free.to_string()) && said.err.contains("jobworker up"), "{said:?}");
+    assert!(
+        said.err.contains(&free.to_string()) && said.err.contains("jobworker up"),
+        "{said:?}"
+    );
     assert_eq!(said.out, "");
 
     let said = Shell::new()?
@@ -57,7 +60,10 @@ async fn a_second_up_is_told_that_the_folder_or_the_port_is_taken() -> Result<()
     let same_port = [&up[..], &["--listen", address, "--state", &other]].concat();
     let said = shell.run(&same_port).await?;
     assert_eq!(said.status, 1, "{said:?}");
-    assert!(said.err.contains(address) && said.err.contains("--listen"), "{said:?}");
+    assert!(
+        said.err.contains(address) && said.err.contains("--listen"),
+        "{said:?}"
+    );
 
     // the first was not disturbed
     assert!(cluster.client()?.jobs().await?.is_empty());
@@ -70,9 +76,24 @@ async fn every_verb_has_help_that_ends_well() -> Result<()> {
     let said = shell.run(&["--help"]).await?;
     assert_eq!(said.status, 0);
     for verb in [
-        "up", "login", "logout", "run", "submit", "get", "logs", "cancel", "list", "workers", "files", "artifacts",
+        "up",
+        "login",
+        "logout",
+        "run",
+        "submit",
+        "get",
+        "logs",
+        "cancel",
+        "list",
+        "workers",
+        "files",
+        "artifacts",
     ] {
-        assert!(said.out.lines().any(|line| line.trim_start().starts_with(verb)), "{verb}: {}", said.out);
+        assert!(
+            said.out.lines().any(|line| line.trim_start().starts_with(verb)),
+            "{verb}: {}",
+            said.out
+        );
         let help = shell.run(&[verb, "--help"]).await?;
         assert_eq!(help.status, 0, "{help:?}");
         assert!(help.out.contains("Usage:"), "{help:?}");
@@ -87,14 +108,25 @@ async fn a_person_signs_in_submits_lists_cancels_and_signs_out() -> Result<()> {
     let cluster = no_agent().await?;
     let shell = Shell::new()?;
     let server = cluster.ready()?.api.clone();
-    let server = if server.starts_with("http") { server } else { format!("http://{server}") };
+    let server = if server.starts_with("http") {
+        server
+    } else {
+        format!("http://{server}")
+    };
 
     let said = shell.run(&["--server", &server, "list"]).await?;
     assert_eq!(said.status, 1, "{said:?}");
     assert!(said.err.contains("jobworker login"), "{said:?}");
 
     let login = |password: &std::path::Path| -> Result<_> {
-        let mut command = shell.command(&["login", "--server", &server, "--user", "admin", "--password-stdin"])?;
+        let mut command = shell.command(&[
+            "login",
+            "--server",
+            &server,
+            "--user",
+            "admin",
+            "--password-stdin",
+        ])?;
         command.stdin(std::fs::File::open(password)?);
         Ok(command)
     };
@@ -105,25 +137,36 @@ async fn a_person_signs_in_submits_lists_cancels_and_signs_out() -> Result<()> {
     assert_eq!(said.status, 0, "{said:?}");
 
     // from here on no address and no token are named
-    let said = shell.run(&["submit", "--name", "first", "--", "echo", "hi"]).await?;
+    let said = shell
+        .run(&["submit", "--name", "first", "--", "echo", "hi"])
+        .await?;
     assert_eq!(said.status, 0, "{said:?}");
     let id = said.out.trim().to_owned();
     assert!(id.starts_with("job_"), "{said:?}");
 
     let said = shell.run(&["get", "--json", &id]).await?;
     let job: JobView = serde_json::from_str(&said.out).with_context(|| format!("{said:?}"))?;
-    assert_eq!((job.id.to_string(), job.name.as_deref()), (id.clone(), Some("first")));
+    assert_eq!(
+        (job.id.to_string(), job.name.as_deref()),
+        (id.clone(), Some("first"))
+    );
     let said = shell.run(&["list", "--json"]).await?;
     let list: JobList = serde_json::from_str(&said.out).with_context(|| format!("{said:?}"))?;
     assert_eq!(list.jobs.len(), 1);
     let said = shell.run(&["list"]).await?;
-    assert!(said.out.contains(&id) && said.out.contains("first") && said.out.contains("queued"), "{said:?}");
+    assert!(
+        said.out.contains(&id) && said.out.contains("first") && said.out.contains("queued"),
+        "{said:?}"
+    );
     let said = shell.run(&["list", "--state", "running"]).await?;
     assert!(!said.out.contains(&id), "{said:?}");
 
     let said = shell.run(&["cancel", &id]).await?;
     assert_eq!(said.status, 0, "{said:?}");
-    assert_eq!(cluster.client()?.job(id.parse()?).await?.state, StateName::Cancelled);
+    assert_eq!(
+        cluster.client()?.job(id.parse()?).await?.state,
+        StateName::Cancelled
+    );
     let said = shell.run(&["cancel", &id]).await?;
     assert_eq!(said.status, 1, "{said:?}");
 

@@ -46,7 +46,11 @@ impl ArchiveLimits {
     /// The most that `packed` bytes may become.
     const fn unpacked_max(&self, packed: u64) -> u64 {
         let by_ratio = packed.saturating_mul(self.ratio_max);
-        if by_ratio > self.ratio_floor_bytes { by_ratio } else { self.ratio_floor_bytes }
+        if by_ratio > self.ratio_floor_bytes {
+            by_ratio
+        } else {
+            self.ratio_floor_bytes
+        }
     }
 }
 
@@ -182,7 +186,10 @@ pub fn unpack(
     match &mark[..read] {
         [0x1f, 0x8b, ..] => tar::unpack(file, length, limits, sink),
         b"PK\x03\x04" | b"PK\x05\x06" => zip::unpack(file, length, limits, sink),
-        _ => Err(ArchiveError::Refused(ArchiveRefusal { rule: Rule::NotAnArchive, entry: None })),
+        _ => Err(ArchiveError::Refused(ArchiveRefusal {
+            rule: Rule::NotAnArchive,
+            entry: None,
+        })),
     }
 }
 
@@ -199,7 +206,10 @@ impl Sink for Nowhere {
 }
 
 fn refuse(rule: Rule, raw_name: &[u8]) -> io::Error {
-    io::Error::other(ArchiveRefusal { rule, entry: Some(names::printable(raw_name)) })
+    io::Error::other(ArchiveRefusal {
+        rule,
+        entry: Some(names::printable(raw_name)),
+    })
 }
 
 fn refuse_whole(rule: Rule) -> io::Error {

@@ -23,7 +23,11 @@ impl Names {
     pub(super) fn admit(&mut self, raw: &[u8], kind: Kind, limits: &ArchiveLimits) -> Result<String, Rule> {
         let parts = clean(raw, limits)?;
         let Some((_, parents)) = parts.split_last() else {
-            return if kind == Kind::Folder { Ok(String::new()) } else { Err(Rule::BadName) };
+            return if kind == Kind::Folder {
+                Ok(String::new())
+            } else {
+                Err(Rule::BadName)
+            };
         };
         let mut path = String::new();
         for part in parents {
@@ -67,7 +71,10 @@ fn clean<'a>(raw: &'a [u8], limits: &ArchiveLimits) -> Result<Vec<&'a str>, Rule
     if text.is_empty() || text.chars().any(|c| c.is_control() || c == '\\') {
         return Err(Rule::BadName);
     }
-    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<&str> = text
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
     if parts.contains(&"..") {
         return Err(Rule::Parent);
     }

@@ -6,7 +6,9 @@ use std::io::{self, BufReader, Read};
 use flate2::bufread::MultiGzDecoder;
 
 use super::names::{Kind, Names};
-use super::{ArchiveError, ArchiveLimits, ArchiveSummary, Rule, Sink, judged, read_up_to, refuse, refuse_whole};
+use super::{
+    ArchiveError, ArchiveLimits, ArchiveSummary, Rule, Sink, judged, read_up_to, refuse, refuse_whole,
+};
 
 const BLOCK: u64 = 512;
 /// A long name or a PAX record: paths have 4,095 bytes at the most, and other keys are short.
@@ -23,7 +25,10 @@ struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer).map_err(judged)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| refuse_whole(Rule::Ratio))?;
+        self.left = self
+            .left
+            .checked_sub(count as u64)
+            .ok_or_else(|| refuse_whole(Rule::Ratio))?;
         Ok(count)
     }
 }
@@ -48,8 +53,13 @@ pub(super) fn unpack(
     sink: &mut dyn Sink,
 ) -> Result<ArchiveSummary, ArchiveError> {
     let overhead = OVERHEAD_BYTES_AN_ENTRY * (limits.entries_max as u64 + 1);
-    let unpacked_max = limits.unpacked_max(length).min(limits.bytes_max.saturating_add(overhead));
-    let mut reader = Bounded { inner: MultiGzDecoder::new(BufReader::new(file)), left: unpacked_max };
+    let unpacked_max = limits
+        .unpacked_max(length)
+        .min(limits.bytes_max.saturating_add(overhead));
+    let mut reader = Bounded {
+        inner: MultiGzDecoder::new(BufReader::new(file)),
+        left: unpacked_max,
+    };
     let mut names = Names::default();
     let mut summary = ArchiveSummary::default();
     let mut extensions = Extensions::default();
@@ -65,7 +75,16 @@ pub(super) fn unpack(
                     return Err(refuse_whole(Rule::TooManyEntries).into());
                 }
                 let extensions = std::mem::take(&mut extensions);
-                entry(&mut reader, &header, extensions, limits, &mut names, &mut summary, length, sink)?;
+                entry(
+                    &mut reader,
+                    &header,
+                    extensions,
+                    limits,
+                    &mut names,
+                    &mut summary,
+                    length,
+                    sink,
+                )?;
             }
         }
     }
@@ -99,7 +118,11 @@ fn entry(
     }
     let path = names.admit(raw, kind, limits).map_err(|rule| refuse(rule, raw))?;
     if kind == Kind::Folder {
-        return if path.is_empty() { Ok(()) } else { sink.folder(&path) };
+        return if path.is_empty() {
+            Ok(())
+        } else {
+            sink.folder(&path)
+        };
     }
     summary.files += 1;
     summary.bytes = summary.bytes.saturating_add(header.size);
@@ -127,7 +150,11 @@ fn next_header(reader: &mut impl Read) -> io::Result<Option<Header>> {
     if read < block.len() {
         return Err(damaged());
     }
-    let sum: u64 = block.iter().enumerate().map(|(at, byte)| u64::from(if (148..156).contains(&at) { b' ' } else { *byte })).sum();
+    let sum: u64 = block
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| u64::from(if (148..156).contains(&at) { b' ' } else { *byte }))
+        .sum();
     if number(&block[148..156]) != Some(sum) {
         return Err(damaged());
     }
@@ -138,17 +165,30 @@ fn next_header(reader: &mut impl Read) -> io::Result<Option<Header>> {
     if &block[257..263] == b"ustar\0" && block[345] != 0 {
         name = [text(&block[345..500]), b"/", &name].concat();
     }
-    Ok(Some(Header { name, size, executable: mode & 0o111 != 0, kind: block[156] }))
+    Ok(Some(Header {
+        name,
+        size,
+        executable: mode & 0o111 != 0,
+        kind: block[156],
+    }))
 }
 
 /// Octal with spaces and NULs around, or GNU's base 256.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] == 0x80 {
         let (high, low) = field.split_at(field.len().saturating_sub(8));
-        return high.iter().skip(1).all(|byte| *byte == 0).then(|| low.iter().fold(0, |value, byte| (value << 8) | u64::from(*byte)));
+        return high
+            .iter()
+            .skip(1)
+            .all(|byte| *byte == 0)
+            .then(|| low.iter().fold(0, |value, byte| (value << 8) | u64::from(*byte)));
     }
     let digits = std::str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
-    if digits.is_empty() { Some(0) } else { u64::from_str_radix(digits, 8).ok() }
+    if digits.is_empty() {
+        Some(0)
+    } else {
+        u64::from_str_radix(digits, 8).ok()
+    }
 }
 
 fn text(field: &[u8]) -> &[u8] {
@@ -174,15 +214,25 @@ fn long_name(reader: &mut impl Read, header: &Header) -> io::Result<Vec<u8>> {
 fn padding(reader: &mut impl Read, size: u64) -> io::Result<()> {
     let mut rest = [0; BLOCK as usize];
     let wanted = usize::try_from(size.next_multiple_of(BLOCK) - size).expect("less than a block");
-    if read_up_to(reader, &mut rest[..wanted])? < wanted { Err(refuse_whole(Rule::Damaged)) } else { Ok(()) }
+    if read_up_to(reader, &mut rest[..wanted])? < wanted {
+        Err(refuse_whole(Rule::Damaged))
+    } else {
+        Ok(())
+    }
 }
 
 /// Records of `LENGTH KEY=VALUE\n`.
 fn pax(mut records: &[u8], extensions: &mut Extensions) -> io::Result<()> {
     let damaged = || refuse_whole(Rule::Damaged);
     while !records.is_empty() {
-        let space = records.iter().position(|byte| *byte == b' ').ok_or_else(damaged)?;
-        let length: usize = std::str::from_utf8(&records[..space]).ok().and_then(|digits| digits.parse().ok()).ok_or_else(damaged)?;
+        let space = records
+            .iter()
+            .position(|byte| *byte == b' ')
+            .ok_or_else(damaged)?;
+        let length: usize = std::str::from_utf8(&records[..space])
+            .ok()
+            .and_then(|digits| digits.parse().ok())
+            .ok_or_else(damaged)?;
         if length <= space + 1 || length > records.len() || records[length - 1] != b'\n' {
             return Err(damaged());
         }
@@ -192,7 +242,9 @@ fn pax(mut records: &[u8], extensions: &mut Extensions) -> io::Result<()> {
         match key {
             b"path" => extensions.path = Some(value.to_vec()),
             b"size" => {
-                let size = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+                let size = std::str::from_utf8(value)
+                    .ok()
+                    .and_then(|digits| digits.parse().ok());
                 extensions.size = Some(size.ok_or_else(damaged)?);
             }
             _ if key.starts_with(b"GNU.sparse.") => return Err(refuse_whole(Rule::Special)),

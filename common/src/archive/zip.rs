@@ -6,7 +6,9 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use flate2::bufread::DeflateDecoder;
 
 use super::names::{Kind, Names};
-use super::{ArchiveError, ArchiveLimits, ArchiveSummary, Rule, Sink, judged, read_up_to, refuse, refuse_whole};
+use super::{
+    ArchiveError, ArchiveLimits, ArchiveSummary, Rule, Sink, judged, read_up_to, refuse, refuse_whole,
+};
 
 const END_LEN: usize = 22;
 const COMMENT_MAX: u64 = 65_535;
@@ -41,7 +43,10 @@ pub(super) fn unpack(
         local_header(file, entry)?;
     }
     overlaps(&entries, central_at)?;
-    let mut summary = ArchiveSummary { entries: entries.len(), ..ArchiveSummary::default() };
+    let mut summary = ArchiveSummary {
+        entries: entries.len(),
+        ..ArchiveSummary::default()
+    };
     for entry in entries.iter().filter(|entry| entry.kind == Kind::File) {
         summary.files += 1;
         summary.bytes = summary.bytes.saturating_add(entry.size);
@@ -83,7 +88,8 @@ fn central_directory(file: &mut File, length: u64, limits: &ArchiveLimits) -> io
     let end_at = (0..(tail.len() + 1).saturating_sub(END_LEN))
         .rev()
         .find(|at| {
-            tail[*at..].starts_with(b"PK\x05\x06") && at + END_LEN + usize::from(u16_at(&tail, at + 20)) == tail.len()
+            tail[*at..].starts_with(b"PK\x05\x06")
+                && at + END_LEN + usize::from(u16_at(&tail, at + 20)) == tail.len()
         })
         .ok_or_else(damaged)?;
     let end = &tail[end_at..];
@@ -94,7 +100,10 @@ fn central_directory(file: &mut File, length: u64, limits: &ArchiveLimits) -> io
     }
     // one disk, nothing before or between; zip64 says all ones here and is for what is over our limits anyway
     let one_disk = u16_at(end, 4) == 0 && u16_at(end, 6) == 0 && usize::from(u16_at(end, 8)) == count;
-    if !one_disk || central_len > CENTRAL_BYTES_MAX || central_at + central_len != length - tail_len + end_at as u64 {
+    if !one_disk
+        || central_len > CENTRAL_BYTES_MAX
+        || central_at + central_len != length - tail_len + end_at as u64
+    {
         return Err(damaged());
     }
     file.seek(SeekFrom::Start(central_at))?;
@@ -109,7 +118,11 @@ fn central_directory(file: &mut File, length: u64, limits: &ArchiveLimits) -> io
         }
         entries.push(central_entry(&mut rest, &mut names, limits)?);
     }
-    if entries.len() == count { Ok((entries, central_at)) } else { Err(damaged()) }
+    if entries.len() == count {
+        Ok((entries, central_at))
+    } else {
+        Err(damaged())
+    }
 }
 
 fn central_entry(rest: &mut &[u8], names: &mut Names, limits: &ArchiveLimits) -> io::Result<Entry> {
@@ -135,7 +148,11 @@ fn central_entry(rest: &mut &[u8], names: &mut Names, limits: &ArchiveLimits) ->
     if [packed, size, header_at].contains(&u32::MAX) {
         return Err(refuse(Rule::TooLarge, &raw_name));
     }
-    let mode = if u16_at(head, 4) >> 8 == 3 { u32_at(head, 38) >> 16 } else { 0 };
+    let mode = if u16_at(head, 4) >> 8 == 3 {
+        u32_at(head, 38) >> 16
+    } else {
+        0
+    };
     let is_folder = raw_name.ends_with(b"/");
     let kind = match mode & 0o170_000 {
         0o120_000 => return Err(refuse(Rule::Link, &raw_name)),
@@ -147,7 +164,9 @@ fn central_entry(rest: &mut &[u8], names: &mut Names, limits: &ArchiveLimits) ->
     if lies {
         return Err(refuse(Rule::LyingSize, &raw_name));
     }
-    let path = names.admit(&raw_name, kind, limits).map_err(|rule| refuse(rule, &raw_name))?;
+    let path = names
+        .admit(&raw_name, kind, limits)
+        .map_err(|rule| refuse(rule, &raw_name))?;
     Ok(Entry {
         raw_name,
         path,
@@ -167,7 +186,10 @@ fn local_header(file: &mut File, entry: &mut Entry) -> io::Result<()> {
     let mut head = [0; LOCAL_LEN as usize];
     file.read_exact(&mut head).map_err(judged)?;
     let name_len = usize::from(u16_at(&head, 26));
-    if !head.starts_with(b"PK\x03\x04") || name_len != entry.raw_name.len() || u16_at(&head, 8) != entry.method {
+    if !head.starts_with(b"PK\x03\x04")
+        || name_len != entry.raw_name.len()
+        || u16_at(&head, 8) != entry.method
+    {
         return Err(damaged());
     }
     let mut name = vec![0; name_len];
@@ -210,7 +232,8 @@ impl<R: Read> Read for Checked<'_, R> {
         let count = self.inner.read(buffer).map_err(judged)?;
         self.read += count as u64;
         self.crc.update(&buffer[..count]);
-        let lies = self.read > self.entry.size || (count == 0 && !buffer.is_empty() && self.read < self.entry.size);
+        let lies =
+            self.read > self.entry.size || (count == 0 && !buffer.is_empty() && self.read < self.entry.size);
         if lies {
             return Err(refuse(Rule::LyingSize, &self.entry.raw_name));
         }
@@ -224,8 +247,16 @@ impl<R: Read> Read for Checked<'_, R> {
 fn content(file: &mut File, entry: &Entry, sink: &mut dyn Sink) -> io::Result<()> {
     file.seek(SeekFrom::Start(entry.data_at))?;
     let packed = BufReader::new(file.take(entry.packed));
-    let inner: Box<dyn Read + '_> =
-        if entry.method == STORED { Box::new(packed) } else { Box::new(DeflateDecoder::new(packed)) };
-    let mut checked = Checked { inner, entry, read: 0, crc: crc32fast::Hasher::new() };
+    let inner: Box<dyn Read + '_> = if entry.method == STORED {
+        Box::new(packed)
+    } else {
+        Box::new(DeflateDecoder::new(packed))
+    };
+    let mut checked = Checked {
+        inner,
+        entry,
+        read: 0,
+        crc: crc32fast::Hasher::new(),
+    };
     sink.file(&entry.path, entry.executable, &mut checked)
 }

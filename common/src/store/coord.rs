@@ -25,7 +25,10 @@ pub trait LeaderLock: Send + Sync {
 
 /// The order of the waiting, as ordered sets by lane. Made anew from the rows at any time.
 #[async_trait]
-#[allow(clippy::len_without_is_empty, reason = "asked by operators alone, who want the number")]
+#[allow(
+    clippy::len_without_is_empty,
+    reason = "asked by operators alone, who want the number"
+)]
 pub trait JobQueue: Send + Sync {
     /// Adds entries; one that is there keeps one place, by its latest score.
     async fn push(&self, entries: &[QueueEntry]) -> Result<(), StoreError>;

@@ -77,7 +77,6 @@ fn status(error: &EngineError) -> Option<u16> {
     }
 }
 
-
 /// The engine's own words, or those of the way there.
 pub fn words(error: &EngineError) -> String {
     if let EngineError::DockerResponseServerError { message, .. } = error {

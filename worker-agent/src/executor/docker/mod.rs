@@ -369,10 +369,7 @@ impl Executor for DockerExecutor {
             Err(error) if is_not_found(&error) => return Ok(()),
             Err(error) => return Err(ExecutorError::new(words(&error))),
         };
-        let labels = seen
-            .config
-            .and_then(|config| config.labels)
-            .unwrap_or_default();
+        let labels = seen.config.and_then(|config| config.labels).unwrap_or_default();
         if labels.get(LABEL_OWNER) != Some(&self.shared.owner) {
             return Err(ExecutorError::new("the container is not this agent's"));
         }
