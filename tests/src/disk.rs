@@ -41,7 +41,7 @@ impl SmallDisk {
     /// # Errors
     /// When the system does not tell how much there is.
     pub fn fill(&self, leave: u64) -> Result<()> {
-        let free = rustix::fs::statvfs(&self.root())?;
+        let free = rustix::fs::statvfs(self.root())?;
         let bytes = (free.f_bavail * free.f_frsize).saturating_sub(leave);
         let length = format!("{bytes}");
         run(Command::new("fallocate")

@@ -79,7 +79,7 @@ impl Docker {
             let ids = self.containers().map_err(|error| format!("{error:#}"))?;
             for id in &ids {
                 // one that is being created or removed has no processes
-                let processes = run(self.command().args(["top", id, "-eo", "args"])).unwrap_or_default();
+                let processes = run(self.command().args(["top", id, "-eo", "pid,args"])).unwrap_or_default();
                 if processes.contains(mark) {
                     return Ok(id.clone());
                 }
