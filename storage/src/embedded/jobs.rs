@@ -5,6 +5,7 @@
 //! with a cursor.
 
 mod query;
+mod recent;
 mod row;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use common::store::{Commit, CommitError, Due, Held, Inserted, JobQuery, JobStore
 use common::time::{SharedClock, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use self::recent::Recent;
 use self::row::Row;
 use super::readers::Readers;
 use super::sqlite::sql;
@@ -31,11 +33,17 @@ pub(super) struct Jobs {
     lane: Lane<Connection>,
     readers: Arc<Readers>,
     clock: SharedClock,
+    recent: Arc<Recent>,
 }
 
 impl Jobs {
     pub(super) fn new(lane: Lane<Connection>, readers: Arc<Readers>, clock: SharedClock) -> Self {
-        Self { lane, readers, clock }
+        Self {
+            lane,
+            readers,
+            clock,
+            recent: Arc::default(),
+        }
     }
 }
 
@@ -43,31 +51,52 @@ impl Jobs {
 impl JobStore for Jobs {
     async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError> {
         let rows = jobs
-            .into_iter()
+            .iter()
             .map(|new| {
                 Ok(NewRow {
                     row: Row::of(&new.job)?,
                     submitter: new.job.submitted_by.as_str().to_owned(),
-                    key: new.key.map(|(key, fingerprint)| (key.0, fingerprint.0)),
+                    key: new
+                        .key
+                        .as_ref()
+                        .map(|(key, fingerprint)| (key.0.clone(), fingerprint.0.clone())),
                 })
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
         let (now, weight) = (self.clock.now(), rows.len());
+        let sizes: Vec<usize> = rows.iter().map(|new| new.row.bytes()).collect();
         let work = move |db: &mut Connection| rows.iter().map(|new| insert(db, new, now)).collect();
-        self.lane.write(weight, work).await
+        let recent = Arc::clone(&self.recent);
+        let keep = move |outcome: &Result<Vec<Done>, StoreError>| {
+            let done = outcome.iter().flatten();
+            let new = jobs
+                .into_iter()
+                .zip(sizes)
+                .zip(done)
+                .filter(|(_, done)| done.is_new);
+            recent.put(new.map(|((new, bytes), _)| (new.job, bytes)));
+        };
+        let done = self.lane.write_then(weight, work, keep).await?;
+        Ok(done.into_iter().map(|done| done.answer).collect())
     }
 
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        if let Some(job) = self.recent.get(id) {
+            return Ok(Some(job));
+        }
         self.readers.read(move |db| query::get(db, id)).await
     }
 
     async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Job>, StoreError> {
-        let ids = ids.to_vec();
-        let all = move |db: &Connection| {
-            let found = ids.iter().map(|id| query::get(db, *id));
-            found.filter_map(Result::transpose).collect()
-        };
-        self.readers.read(all).await
+        let (mut jobs, missing) = self.recent.get_many(ids);
+        if !missing.is_empty() {
+            let all = move |db: &Connection| {
+                let found = missing.iter().map(|id| query::get(db, *id));
+                found.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
+            };
+            jobs.extend(self.readers.read(all).await?);
+        }
+        Ok(jobs)
     }
 
     async fn list(&self, query: &JobQuery) -> Result<Page<Job>, StoreError> {
@@ -81,11 +110,22 @@ impl JobStore for Jobs {
             .map(|change| Ok((Row::of(&change.job)?, change.expected.0.cast_signed())))
             .collect::<Result<Vec<_>, StoreError>>()?;
         let weight = rows.len();
+        let sizes: Vec<usize> = rows.iter().map(|(row, _)| row.bytes()).collect();
         let work = move |db: &mut Connection| {
             let changed = rows.iter().map(|(row, expected)| commit(db, row, *expected));
             changed.collect::<Result<Vec<_>, _>>().map_err(sql)
         };
-        self.lane.write(weight, work).await
+        let recent = Arc::clone(&self.recent);
+        let keep = move |outcome: &Result<Vec<Result<(), CommitError>>, StoreError>| {
+            let answers = outcome.iter().flatten();
+            let stored = changes
+                .into_iter()
+                .zip(sizes)
+                .zip(answers)
+                .filter(|(_, answer)| answer.is_ok());
+            recent.put(stored.map(|((change, bytes), _)| (change.job, bytes)));
+        };
+        self.lane.write_then(weight, work, keep).await
     }
 
     async fn queued(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
@@ -98,9 +138,13 @@ impl JobStore for Jobs {
 
     async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
         let held = held.clone();
-        self.readers
+        let ids = self
+            .readers
             .read(move |db| query::held(db, &held, after, limit))
-            .await
+            .await?;
+        let mut jobs = self.get_many(&ids).await?;
+        jobs.sort_unstable_by_key(|job| job.id);
+        Ok(jobs)
     }
 
     async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError> {
@@ -117,7 +161,20 @@ struct NewRow {
     key: Option<(String, String)>,
 }
 
-fn insert(db: &Connection, new: &NewRow, now: Timestamp) -> Result<Inserted, StoreError> {
+/// What became of a new job.
+struct Done {
+    answer: Inserted,
+    /// False where its row was there already, and may have changed since.
+    is_new: bool,
+}
+
+fn insert(db: &Connection, new: &NewRow, now: Timestamp) -> Result<Done, StoreError> {
+    let known = |answer| {
+        Ok(Done {
+            answer,
+            is_new: false,
+        })
+    };
     if let Some((key, fingerprint)) = &new.key {
         let forgotten = now.as_millis().saturating_sub(millis(KEYS_KEPT));
         let found = db
@@ -132,19 +189,22 @@ fn insert(db: &Connection, new: &NewRow, now: Timestamp) -> Result<Inserted, Sto
             .map_err(sql)?;
         if let Some((stored, id)) = found {
             if stored != *fingerprint {
-                return Ok(Inserted::KeyReused);
+                return known(Inserted::KeyReused);
             }
             if id == new.row.id {
-                return Ok(Inserted::Stored);
+                return known(Inserted::Stored);
             }
             if let Some(job) = query::get(db, JobId::from_u128(u128::from_be_bytes(id)))? {
-                return Ok(Inserted::Repeated(Box::new(job)));
+                return known(Inserted::Repeated(Box::new(job)));
             }
         }
         remember(db, new, key, fingerprint, now, forgotten).map_err(sql)?;
     }
-    new.row.insert(db).map_err(sql)?;
-    Ok(Inserted::Stored)
+    let is_new = new.row.insert(db).map_err(sql)? == 1;
+    Ok(Done {
+        answer: Inserted::Stored,
+        is_new,
+    })
 }
 
 fn remember(

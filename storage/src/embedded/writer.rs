@@ -93,10 +93,22 @@ impl<S: State> Lane<S> {
         T: Send + 'static,
         F: FnMut(&mut S) -> Result<T, StoreError> + Send + 'static,
     {
+        self.write_then(weight, work, |_| ()).await
+    }
+
+    /// As [`Lane::write`]; once the outcome stands, and before it is answered, `after` sees it. It runs on the writer's
+    /// thread, in the order of commits, also where the caller has gone away.
+    pub(super) async fn write_then<T, F, A>(&self, weight: usize, work: F, after: A) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut S) -> Result<T, StoreError> + Send + 'static,
+        A: FnOnce(&Result<T, StoreError>) + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let call = Call {
             weight,
             work,
+            after,
             outcome: None,
             reply,
         };
@@ -128,17 +140,19 @@ trait Request<S>: Send {
     fn refuse(self: Box<Self>, error: StoreError);
 }
 
-struct Call<T, F> {
+struct Call<T, F, A> {
     weight: usize,
     work: F,
+    after: A,
     outcome: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<S, T, F> Request<S> for Call<T, F>
+impl<S, T, F, A> Request<S> for Call<T, F, A>
 where
     T: Send,
     F: FnMut(&mut S) -> Result<T, StoreError> + Send,
+    A: FnOnce(&Result<T, StoreError>) + Send,
 {
     fn weight(&self) -> usize {
         self.weight
@@ -150,6 +164,7 @@ where
 
     fn answer(self: Box<Self>) {
         if let Some(outcome) = self.outcome {
+            (self.after)(&outcome);
             // A caller that has gone away needs no answer.
             let _ = self.reply.send(outcome);
         }

@@ -175,12 +175,13 @@ pub(super) fn due(db: &Connection, due: Due, now: Timestamp, limit: usize) -> Re
     docs.map(|doc| decode("a job", &doc.map_err(sql)?)).collect()
 }
 
+/// In order; the caller looks the jobs up, and finds in them what has changed meanwhile.
 pub(super) fn held(
     db: &Connection,
     held: &Held,
     after: Option<JobId>,
     limit: usize,
-) -> Result<Vec<Job>, StoreError> {
+) -> Result<Vec<JobId>, StoreError> {
     let limit = limit.min(SWEEP_MAX);
     let mut ids = match held {
         Held::Any => both(db, after, limit, |_, _| true)?,
@@ -202,7 +203,7 @@ pub(super) fn held(
     };
     ids.sort_unstable();
     ids.truncate(limit);
-    fetch(db, ids)
+    Ok(ids)
 }
 
 pub(super) fn count_by_state(

@@ -47,6 +47,11 @@ impl Row {
         })
     }
 
+    /// Size of the document.
+    pub(super) const fn bytes(&self) -> usize {
+        self.doc.len()
+    }
+
     /// A row that is there already stays as it is.
     pub(super) fn insert(&self, db: &Connection) -> rusqlite::Result<usize> {
         db.prepare_cached(
