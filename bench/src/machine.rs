@@ -6,6 +6,9 @@ use std::process::Command;
 
 use serde::Serialize;
 
+use crate::process;
+use crate::stats::Stopwatch;
+
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     pub cores: usize,
@@ -49,13 +52,19 @@ impl std::fmt::Display for Machine {
 
 /// The commit, with a mark where the tree differed from it.
 pub fn commit() -> String {
-    let hash = said(Command::new("git").args(["rev-parse", "--short=10", "HEAD"]));
-    let changed = said(Command::new("git").args(["status", "--porcelain", "--untracked-files=no"]));
+    let hash = said(git().args(["rev-parse", "--short=10", "HEAD"]));
+    let changed = said(git().args(["status", "--porcelain", "--untracked-files=no"]));
     match (hash, changed) {
         (Some(hash), Some(_)) => format!("{hash}, with changes"),
         (Some(hash), None) => hash,
         (None, _) => "unknown".to_owned(),
     }
+}
+
+fn git() -> Command {
+    let mut command = Command::new("git");
+    command.args(["-C", env!("CARGO_MANIFEST_DIR")]);
+    command
 }
 
 /// The value in KiB of a line of /proc/meminfo or /proc/N/status.
@@ -66,39 +75,52 @@ pub fn kib_of(text: &str, key: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Others' use of the machine: programs that were running, and the load, before and after.
+/// Others' use of the machine: programs that worked meanwhile, and the load before and after.
 #[derive(Debug)]
 pub struct Beside {
     load: String,
-    busy: BTreeMap<String, usize>,
+    watch: Stopwatch,
+    before: BTreeMap<u32, Used>,
 }
+
+/// A process and the processor time that it has used, in seconds.
+#[derive(Debug)]
+struct Used {
+    program: String,
+    seconds: f64,
+}
+
+/// Programs that used less of one processor are not worth a word.
+const PERCENT_TOLD: f64 = 5.0;
 
 impl Beside {
     pub fn begin() -> Self {
         Self {
             load: load(),
-            busy: busy(),
+            watch: Stopwatch::start(),
+            before: processes(),
         }
     }
 
-    /// As a sentence.
+    /// As a sentence. What began and ended meanwhile shows in the load alone.
     pub fn end(self) -> String {
-        let mut busy = self.busy;
-        for (name, count) in self::busy() {
-            let before = busy.entry(name).or_default();
-            *before = (*before).max(count);
+        let took = self.watch.read().as_secs_f64().max(0.001);
+        let mut percents: BTreeMap<String, f64> = BTreeMap::new();
+        for (pid, now) in processes() {
+            let before = self.before.get(&pid).map_or(0.0, |used| used.seconds);
+            *percents.entry(now.program).or_default() += (now.seconds - before) / took * 100.0;
         }
-        let names: Vec<String> = busy
-            .iter()
-            .map(|(name, count)| format!("{count} {name}"))
+        let told = percents.iter().filter(|(_, percent)| **percent >= PERCENT_TOLD);
+        let told: Vec<String> = told
+            .map(|(program, percent)| format!("{program} {percent:.0} %"))
             .collect();
-        let names = if names.is_empty() {
-            "nothing else".to_owned()
+        let told = if told.is_empty() {
+            "nothing".to_owned()
         } else {
-            names.join(", ")
+            told.join(", ")
         };
         format!(
-            "load {} before and {} after; running beside it: {names}",
+            "load {} before and {} after; worked beside it (of one core): {told}",
             self.load,
             load()
         )
@@ -110,24 +132,21 @@ fn load() -> String {
     text.split_whitespace().next().unwrap_or("?").to_owned()
 }
 
-/// Names of the other programs that want a processor at this moment.
-fn busy() -> BTreeMap<String, usize> {
-    let own = std::process::id().to_string();
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        if !name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) || name.to_string_lossy() == own
-        {
-            continue;
-        }
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        if let Some((program, rest)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") "))
-            && rest.starts_with('R')
-        {
-            *found.entry(program.to_owned()).or_default() += 1;
-        }
-    }
-    found
+/// All processes but this one.
+fn processes() -> BTreeMap<u32, Used> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let used = |pid: u32| {
+        let program = fs::read_to_string(format!("/proc/{pid}/comm"))
+            .ok()?
+            .trim()
+            .to_owned();
+        let seconds = process::cpu_seconds(pid);
+        Some((pid, Used { program, seconds }))
+    };
+    pids.filter(|pid| *pid != std::process::id())
+        .filter_map(used)
+        .collect()
 }
 
 fn said(command: &mut Command) -> Option<String> {

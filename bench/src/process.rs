@@ -38,3 +38,15 @@ fn status_mb(pid: u32, key: &str) -> f64 {
     let kib = kib_of(&text, key) as f64;
     kib * 1_024.0 / 1e6
 }
+
+/// Processor time that a process has used, all its threads together, in seconds.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ticks = stat.rsplit_once(") ").map_or(0, |(_, rest)| {
+        let fields = rest.split_whitespace().skip(11).take(2);
+        fields.filter_map(|field| field.parse::<u32>().ok()).sum()
+    });
+    #[expect(clippy::cast_precision_loss, reason = "a hundred, everywhere")]
+    let a_second = rustix::param::clock_ticks_per_second() as f64;
+    f64::from(ticks) / a_second
+}

@@ -29,6 +29,10 @@ pub async fn run(args: &ThroughputArgs) -> anyhow::Result<Findings> {
     let tasks = Tasks::new();
     let tally = simulated::start(&server, args.agents, args.slots, &tasks).await?;
 
+    let cpu_before = (
+        process::cpu_seconds(server.pid),
+        process::cpu_seconds(std::process::id()),
+    );
     let watch = Stopwatch::start();
     let left = Arc::new(AtomicUsize::new(args.jobs));
     let (failed, mut failures) = tokio::sync::mpsc::channel(args.submitters.max(1));
@@ -52,6 +56,10 @@ pub async fn run(args: &ThroughputArgs) -> anyhow::Result<Findings> {
     }
     let wanted = args.jobs as u64;
     let seconds = wait_for(&watch, &tally, wanted, || true).await?.as_secs_f64();
+    let cpu = (
+        process::cpu_seconds(server.pid) - cpu_before.0,
+        process::cpu_seconds(std::process::id()) - cpu_before.1,
+    );
     let (peak, counts) = (process::rss_peak_mb(server.pid), server.client.counts().await?);
     anyhow::ensure!(
         counts.succeeded == wanted,
@@ -62,7 +70,9 @@ pub async fn run(args: &ThroughputArgs) -> anyhow::Result<Findings> {
     server.stop().await?;
 
     #[expect(clippy::cast_precision_loss, reason = "a number of jobs")]
-    let rate = args.jobs as f64 / seconds;
+    let jobs = args.jobs as f64;
+    let rate = jobs / seconds;
+    let (ours, theirs) = (cpu.0 / jobs * 1e6, cpu.1 / jobs * 1e6);
     Ok(Findings {
         title: "jobs through the control plane, simulated agents",
         counts: format!(
@@ -89,6 +99,10 @@ pub async fn run(args: &ThroughputArgs) -> anyhow::Result<Findings> {
                 counts.succeeded.to_string(),
             ),
             Row::told("results refused as stale", stale.to_string()),
+            Row::told(
+                "processor time a job: control plane, clients and agents",
+                format!("{}, {} µs", number(ours), number(theirs)),
+            ),
             Row::told("peak memory of `jobworker up`", format!("{} MB", number(peak))),
         ],
         notes: vec!["Clients and agents share the processors with the control plane.".to_owned()],
