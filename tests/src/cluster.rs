@@ -33,6 +33,8 @@ pub struct Settings {
     /// The state folder; without, one that goes with the cluster.
     pub state: Option<PathBuf>,
     pub agent: bool,
+    /// The times of leases as users have them, for what has to outlast the short ones of tests.
+    pub real_times: bool,
     /// Further arguments of `up`.
     pub arguments: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl Default for Settings {
             docker_host: None,
             state: None,
             agent: true,
+            real_times: false,
             arguments: Vec::new(),
         }
     }
@@ -164,7 +167,10 @@ impl Cluster {
         if let Some(host) = &settings.docker_host {
             command.env("DOCKER_HOST", host);
         }
-        command.args(["up", "--scaled-times", "--listen", "127.0.0.1:0"]);
+        command.args(["up", "--listen", "127.0.0.1:0"]);
+        if !settings.real_times {
+            command.arg("--scaled-times");
+        }
         command.args(["--worker-listen", "127.0.0.1:0", "--image", &image]);
         command.args(["--slots", &settings.slots.to_string()]);
         command.arg("--state").arg(self.state());

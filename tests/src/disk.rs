@@ -4,9 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use crate::scripts::run;
+
+/// The smallest that ext4 gives out on a disk of this size.
+const BLOCK_BYTES: u64 = 1024;
 
 /// An ext4 file system of a fixed size, unmounted when nobody holds it any more. Needs root.
 #[derive(Debug)]
@@ -36,17 +41,21 @@ impl SmallDisk {
         self.folder.path().join("root")
     }
 
-    /// Takes all space but `leave` bytes.
+    /// Takes all space, down to the last block.
     ///
     /// # Errors
-    /// When the system does not tell how much there is.
-    pub fn fill(&self, leave: u64) -> Result<()> {
-        let free = rustix::fs::statvfs(self.root())?;
-        let bytes = (free.f_bavail * free.f_frsize).saturating_sub(leave);
-        let length = format!("{bytes}");
-        run(Command::new("fallocate")
-            .args(["-l", &length])
-            .arg(self.ballast()))?;
+    /// When it cannot be taken for another reason than that there is none.
+    pub fn fill(&self) -> Result<()> {
+        let ballast = std::fs::File::create(self.ballast())?;
+        let (mut taken, mut piece) = (0, 64 << 20);
+        while piece >= BLOCK_BYTES {
+            match fallocate(&ballast, FallocateFlags::empty(), taken, piece) {
+                Ok(()) => taken += piece,
+                // the file system's own notes of what is where need room too
+                Err(Errno::NOSPC) => piece /= 2,
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(())
     }
 

@@ -141,7 +141,7 @@ async fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() -> Resul
     let before = client.ended(acknowledged[0], LONG).await?;
     assert_eq!(before.state, StateName::Succeeded, "{}", brief(&before));
 
-    disk.fill(0)?;
+    disk.fill()?;
     // the store still has a little room of its own in what it has taken already
     let refused = wait_for(LONG, "a submission to be refused", async || {
         let name = "x".repeat(200);
