@@ -158,7 +158,10 @@ fn every_acknowledged_job_ended_well(
         "a key makes one job, and no job comes from nowhere"
     );
     for (key, id) in acknowledged {
-        assert!(ended.contains_key(id), "{key} was acknowledged as {id} and is lost");
+        assert!(
+            ended.contains_key(id),
+            "{key} was acknowledged as {id} and is lost"
+        );
         let job = &ended[id];
         assert_eq!(job.name.as_ref(), Some(key));
         assert_eq!(job.state, StateName::Succeeded, "{}", brief(job));
