@@ -216,12 +216,10 @@ fn refuse_whole(rule: Rule) -> io::Error {
     io::Error::other(ArchiveRefusal { rule, entry: None })
 }
 
-/// What decoders say of bad bytes becomes a refusal; trouble with the disk stays what it is.
-fn judged(error: io::Error) -> io::Error {
+/// What decoders say of bad bytes becomes this refusal; trouble with the disk stays what it is.
+fn judged(error: io::Error, refusal: impl FnOnce() -> io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => {
-            refuse_whole(Rule::Damaged)
-        }
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => refusal(),
         _ => error,
     }
 }

@@ -14,50 +14,71 @@ pub(super) enum Kind {
     File,
 }
 
-/// Every name seen, folders that are only implied included, by its case-folded form.
+/// Every name seen, folders that are only implied included: within its folder, by its case-folded form.
+///
+/// As a tree, and counted, since ten thousand long paths of thirty folders each are a gigabyte of prefixes.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashMap<String, (String, Kind)>);
+pub(super) struct Names(HashMap<(usize, String), Known>);
+
+#[derive(Debug)]
+struct Known {
+    id: usize,
+    name: String,
+    kind: Kind,
+}
+
+/// The folder that everything is in.
+const ROOT: usize = 0;
 
 impl Names {
     /// The clean path; empty for the archive's own root.
     pub(super) fn admit(&mut self, raw: &[u8], kind: Kind, limits: &ArchiveLimits) -> Result<String, Rule> {
         let parts = clean(raw, limits)?;
-        let Some((_, parents)) = parts.split_last() else {
+        let Some((last, parents)) = parts.split_last() else {
             return if kind == Kind::Folder {
                 Ok(String::new())
             } else {
                 Err(Rule::BadName)
             };
         };
-        let mut path = String::new();
+        let mut folder = ROOT;
         for part in parents {
-            join(&mut path, part);
-            self.enter(&path, Kind::Folder, true)?;
+            folder = self.enter(folder, part, Kind::Folder, true, limits)?;
         }
-        join(&mut path, parts[parts.len() - 1]);
         // a folder that was implied, or comes again, is the same folder
-        self.enter(&path, kind, kind == Kind::Folder)?;
-        Ok(path)
+        self.enter(folder, last, kind, kind == Kind::Folder, limits)?;
+        Ok(parts.join("/"))
     }
 
-    fn enter(&mut self, path: &str, kind: Kind, again: bool) -> Result<(), Rule> {
-        match self.0.get(&path.to_lowercase()) {
+    fn enter(
+        &mut self,
+        folder: usize,
+        name: &str,
+        kind: Kind,
+        again: bool,
+        limits: &ArchiveLimits,
+    ) -> Result<usize, Rule> {
+        let key = (folder, name.to_lowercase());
+        match self.0.get(&key) {
             None => {
-                self.0.insert(path.to_lowercase(), (path.to_owned(), kind));
-                Ok(())
+                // as many folders may be implied as there may be entries
+                if self.0.len() >= limits.entries_max.saturating_mul(2) {
+                    return Err(Rule::TooManyEntries);
+                }
+                let id = self.0.len() + 1;
+                let name = name.to_owned();
+                self.0.insert(key, Known { id, name, kind });
+                Ok(id)
             }
-            Some((known, _)) if known != path => Err(Rule::CaseClash),
-            Some((_, Kind::Folder)) if again => Ok(()),
+            Some(known) if known.name != name => Err(Rule::CaseClash),
+            Some(Known {
+                id,
+                kind: Kind::Folder,
+                ..
+            }) if again => Ok(*id),
             Some(_) => Err(Rule::Duplicate),
         }
     }
-}
-
-fn join(path: &mut String, part: &str) {
-    if !path.is_empty() {
-        path.push('/');
-    }
-    path.push_str(part);
 }
 
 fn clean<'a>(raw: &'a [u8], limits: &ArchiveLimits) -> Result<Vec<&'a str>, Rule> {

@@ -24,7 +24,10 @@ struct Bounded<R> {
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer).map_err(judged)?;
+        let count = self
+            .inner
+            .read(buffer)
+            .map_err(|error| judged(error, || refuse_whole(Rule::Damaged)))?;
         self.left = self
             .left
             .checked_sub(count as u64)
@@ -135,7 +138,7 @@ fn entry(
     let mut content = reader.take(header.size);
     sink.file(&path, header.executable, &mut content)?;
     if content.limit() > 0 {
-        return Err(refuse_whole(Rule::Damaged));
+        return Err(refuse(Rule::Damaged, raw));
     }
     padding(reader, header.size)
 }

@@ -16,6 +16,8 @@ const CENTRAL_LEN: usize = 46;
 const LOCAL_LEN: u64 = 30;
 /// All entries' names and extra fields; 10,000 entries of 1.6 KiB.
 const CENTRAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Flags: encrypted, strongly, or with the directory hidden.
+const ENCRYPTED: u16 = 0x2041;
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
 
@@ -83,7 +85,8 @@ fn central_directory(file: &mut File, length: u64, limits: &ArchiveLimits) -> io
     let tail_len = length.min(COMMENT_MAX + END_LEN as u64);
     file.seek(SeekFrom::Start(length - tail_len))?;
     let mut tail = vec![0; usize::try_from(tail_len).expect("at most 64 KiB")];
-    file.read_exact(&mut tail).map_err(judged)?;
+    file.read_exact(&mut tail)
+        .map_err(|error| judged(error, damaged))?;
     // the one whose comment reaches exactly to the end of the file
     let end_at = (0..(tail.len() + 1).saturating_sub(END_LEN))
         .rev()
@@ -108,7 +111,8 @@ fn central_directory(file: &mut File, length: u64, limits: &ArchiveLimits) -> io
     }
     file.seek(SeekFrom::Start(central_at))?;
     let mut central = vec![0; usize::try_from(central_len).expect("bounded just above")];
-    file.read_exact(&mut central).map_err(judged)?;
+    file.read_exact(&mut central)
+        .map_err(|error| judged(error, damaged))?;
     let mut names = Names::default();
     let mut rest = central.as_slice();
     let mut entries = Vec::with_capacity(count);
@@ -137,7 +141,7 @@ fn central_entry(rest: &mut &[u8], names: &mut Names, limits: &ArchiveLimits) ->
     }
     let raw_name = tail[..name_len].to_vec();
     *rest = &tail[skip..];
-    if u16_at(head, 8) & 0x2041 != 0 {
+    if u16_at(head, 8) & ENCRYPTED != 0 {
         return Err(refuse(Rule::Encrypted, &raw_name));
     }
     let method = u16_at(head, 10);
@@ -184,17 +188,21 @@ fn central_entry(rest: &mut &[u8], names: &mut Names, limits: &ArchiveLimits) ->
 fn local_header(file: &mut File, entry: &mut Entry) -> io::Result<()> {
     file.seek(SeekFrom::Start(entry.header_at))?;
     let mut head = [0; LOCAL_LEN as usize];
-    file.read_exact(&mut head).map_err(judged)?;
+    let read = read_up_to(file, &mut head)?;
     let name_len = usize::from(u16_at(&head, 26));
-    if !head.starts_with(b"PK\x03\x04")
+    if read < head.len()
+        || !head.starts_with(b"PK\x03\x04")
         || name_len != entry.raw_name.len()
         || u16_at(&head, 8) != entry.method
     {
-        return Err(damaged());
+        return Err(refuse(Rule::Damaged, &entry.raw_name));
     }
     let mut name = vec![0; name_len];
     if read_up_to(file, &mut name)? < name_len || name != entry.raw_name {
         return Err(refuse(Rule::Damaged, &entry.raw_name));
+    }
+    if u16_at(&head, 6) & ENCRYPTED != 0 {
+        return Err(refuse(Rule::Encrypted, &entry.raw_name));
     }
     // with bit 3 the sizes stand behind the content, and the central directory alone has them here
     let declared = (u32_at(&head, 18), u32_at(&head, 22));
@@ -227,9 +235,23 @@ struct Checked<'a, R> {
     crc: crc32fast::Hasher,
 }
 
+impl<'a, R: Read> Checked<'a, R> {
+    fn new(inner: R, entry: &'a Entry) -> Self {
+        Self {
+            inner,
+            entry,
+            read: 0,
+            crc: crc32fast::Hasher::new(),
+        }
+    }
+}
+
 impl<R: Read> Read for Checked<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer).map_err(judged)?;
+        let count = self
+            .inner
+            .read(buffer)
+            .map_err(|error| judged(error, || refuse(Rule::Damaged, &self.entry.raw_name)))?;
         self.read += count as u64;
         self.crc.update(&buffer[..count]);
         let lies =
@@ -247,16 +269,19 @@ impl<R: Read> Read for Checked<'_, R> {
 fn content(file: &mut File, entry: &Entry, sink: &mut dyn Sink) -> io::Result<()> {
     file.seek(SeekFrom::Start(entry.data_at))?;
     let packed = BufReader::new(file.take(entry.packed));
-    let inner: Box<dyn Read + '_> = if entry.method == STORED {
-        Box::new(packed)
+    if entry.method == STORED {
+        return sink.file(&entry.path, entry.executable, &mut Checked::new(packed, entry));
+    }
+    let mut unpacked = DeflateDecoder::new(packed);
+    sink.file(
+        &entry.path,
+        entry.executable,
+        &mut Checked::new(&mut unpacked, entry),
+    )?;
+    // what stands behind the end of the packed stream is nobody's
+    if unpacked.total_in() == entry.packed {
+        Ok(())
     } else {
-        Box::new(DeflateDecoder::new(packed))
-    };
-    let mut checked = Checked {
-        inner,
-        entry,
-        read: 0,
-        crc: crc32fast::Hasher::new(),
-    };
-    sink.file(&entry.path, entry.executable, &mut checked)
+        Err(refuse(Rule::LyingSize, &entry.raw_name))
+    }
 }
