@@ -177,7 +177,7 @@ async fn a_job_sees_a_cage_without_holes() {
         "mem=68157440",
         "pids=256",
         "No space left on device",
-        "/proc/1/environ: Permission denied",
+        "'/proc/1/environ': Permission denied",
         "PWD=/workspace",
     ] {
         assert!(output.contains(fact), "{fact}: {output}");

@@ -265,7 +265,9 @@ impl Images {
                     })?;
                 match step {
                     None => return Ok(()),
-                    Some(Err(error)) => return Err(unavailable(format!("{name} cannot be pulled: {}", words(&error)))),
+                    Some(Err(error)) => {
+                        return Err(unavailable(format!("{name} cannot be pulled: {}", words(&error))));
+                    }
                     Some(Ok(step)) => {
                         if let Some(problem) = step.error_detail.and_then(|detail| detail.message) {
                             return Err(unavailable(format!("{name} cannot be pulled: {problem}")));

@@ -23,7 +23,7 @@ mod workspace;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bollard::query_parameters::ListContainersOptions;
@@ -45,7 +45,7 @@ use self::engine::{is_not_found, socket_path};
 use self::image::{ImageRules, Images, ResolvedCommand};
 use self::make::{Built, make};
 use self::run::{DockerRunning, Handle};
-use self::shared::{Parts, Shared, blocking};
+use self::shared::{Parts, SLOT_USERS, Shared, blocking};
 use self::spares::Spares;
 use self::workspace::Workspaces;
 use super::{
@@ -102,6 +102,8 @@ pub struct DockerExecutor {
     spares: Arc<Spares>,
     preflight: Preflight,
     kill_grace: std::time::Duration,
+    /// Workspaces that were there at the start and were not looked at yet, since the engine was away.
+    leftovers: Mutex<Vec<String>>,
 }
 
 impl DockerExecutor {
@@ -123,6 +125,10 @@ impl DockerExecutor {
                     message: format!("the state folder cannot be used: {error}"),
                     source: Some(error.into()),
                 })?;
+        let leftovers = workspaces.names().map_err(|error| ExecutorError {
+            message: format!("the workspaces of earlier lives cannot be listed: {error}"),
+            source: Some(error.into()),
+        })?;
         let engine = Arc::new(Engine::at(socket_path(config.socket.as_deref())));
         let shared = Shared::start(Parts {
             engine: Arc::clone(&engine),
@@ -143,38 +149,40 @@ impl DockerExecutor {
             shared,
             preflight,
             kill_grace: config.kill_grace,
+            leftovers: Mutex::new(leftovers),
         });
-        executor.look_at_leftovers().await;
+        match executor.list().await {
+            Ok(listed) => executor.look_at_leftovers(&listed).await,
+            Err(error) => tracing::warn!(%error, "leftovers of earlier lives are looked at later"),
+        }
         Ok(executor)
     }
 
-    /// Workspaces whose container is gone are removed, users of containers that are there stay theirs.
-    async fn look_at_leftovers(&self) {
-        let listed = match self.list().await {
-            Ok(listed) => listed,
-            Err(error) => {
-                tracing::warn!(%error, "leftovers of earlier lives are not looked at");
-                return;
-            }
-        };
-        for container in &listed {
-            if let Some(uid) = container.handle.uid {
-                self.shared.mark_uid(uid);
-            }
+    /// Workspaces of earlier lives whose container is gone are removed, users of containers that are there stay
+    /// theirs. Once, when the engine first answers.
+    async fn look_at_leftovers(&self, listed: &[Listed]) {
+        let found = std::mem::take(&mut *self.leftovers.lock().unwrap_or_else(PoisonError::into_inner));
+        if found.is_empty() {
+            return;
         }
+        for uid in listed.iter().filter_map(|container| container.handle.uid) {
+            self.shared.mark_uid(uid);
+        }
+        let gone: Vec<String> = found
+            .into_iter()
+            .filter(|name| listed.iter().all(|container| container.handle.name != *name))
+            .collect();
         let workspaces = Arc::clone(&self.shared.workspaces);
         let removed = blocking(move || {
-            for name in workspaces.names()? {
-                if listed.iter().all(|container| container.handle.name != name) {
-                    workspaces.remove(&name)?;
+            for name in gone {
+                // one that cannot be removed does not keep the others
+                if let Err(error) = workspaces.remove(&name) {
+                    tracing::warn!(%error, name, "a workspace of an earlier life stays");
                 }
             }
-            Ok::<(), std::io::Error>(())
         });
-        match removed.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a workspace of an earlier life stays"),
-            Err(error) => tracing::warn!(%error, "a workspace of an earlier life stays"),
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, "workspaces of earlier lives stay");
         }
     }
 
@@ -273,6 +281,11 @@ impl Executor for DockerExecutor {
 
     async fn prepare(&self, request: PrepareRequest) -> Result<Box<dyn Prepared>, StartFailure> {
         let spec = &request.assignment.spec;
+        if request.slot >= SLOT_USERS {
+            return Err(StartFailure::Rejected {
+                message: format!("this worker has users for {SLOT_USERS} containers at a time"),
+            });
+        }
         if let Some(message) = self.shared.policy.refusal(&request.assignment) {
             return Err(StartFailure::Rejected { message });
         }
@@ -348,12 +361,16 @@ impl Executor for DockerExecutor {
 
     async fn owned(&self) -> Result<Vec<OwnedContainer>, ExecutorError> {
         let listed = self.list().await?;
+        self.look_at_leftovers(&listed).await;
         Ok(listed
             .into_iter()
             .filter(|container| !self.spares.is_spare(&container.handle.container))
             .map(|container| OwnedContainer {
+                created_at: self
+                    .spares
+                    .given_at(&container.handle.container)
+                    .unwrap_or(container.created_at),
                 container: container.handle.container,
-                created_at: container.created_at,
             })
             .collect())
     }

@@ -2,7 +2,9 @@
 //!
 //! Invariants: frames are delivered in order of `seq` without gaps or repeats, whatever was attached when. What the
 //! agent asked for (acknowledgement, deadline, stop) is kept and said again to each new attachment. Ended is told by
-//! init's own frame; the engine's word counts only when the container is gone without one.
+//! init's own frame; the engine's word counts only when the container is gone without one. `next` may be dropped at
+//! every await: an attachment is kept only when all was said to it, and a frame that takes awaiting is held until it
+//! was heard out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +47,10 @@ pub struct DockerRunning {
     shared: Arc<Shared>,
     handle: Handle,
     attachment: Option<Attachment>,
+    /// Read, and not heard out yet.
+    held: Option<Frame>,
+    /// What init said on standard error through the last attachment.
+    complaint: String,
     generation: u64,
     /// Init's clock less the host's, in ms; at most zero but for the time that a frame was under way.
     skew: i64,
@@ -69,6 +75,8 @@ impl DockerRunning {
             shared,
             handle,
             attachment: None,
+            held: None,
+            complaint: String::new(),
             generation: 0,
             skew: 0,
             last_seq,
@@ -163,23 +171,33 @@ impl DockerRunning {
         self.generation = generation;
         let engine = Arc::clone(&self.shared.engine);
         let Ok(client) = engine.client() else { return false };
-        match Attachment::open(client, &self.handle.container.0, generation).await {
-            Ok(attachment) => self.attachment = Some(attachment),
+        let mut attachment = match Attachment::open(client, &self.handle.container.0, generation).await {
+            Ok(attachment) => attachment,
             Err(error) => {
                 tracing::debug!(container = %self.handle.name, error = %words(&error), "not attached");
                 return false;
             }
+        };
+        if let Err(error) = self.say_again(&mut attachment).await {
+            tracing::debug!(container = %self.handle.name, %error, "the attachment broke at once");
+            return false;
         }
-        self.say_or_later(Command::Resume { seq: self.last_seq }).await;
-        self.say_or_later(Command::Ack { seq: self.acked }).await;
+        self.attachment = Some(attachment);
+        true
+    }
+
+    /// Everything that an earlier attachment may not have handed over.
+    async fn say_again(&mut self, attachment: &mut Attachment) -> Result<(), SendError> {
+        attachment.send(&Command::Resume { seq: self.last_seq }).await?;
+        attachment.send(&Command::Ack { seq: self.acked }).await?;
         if let Some(deadline) = self.deadline.filter(|_| self.run.is_none()) {
             let at_ms = self.on_init_clock(deadline);
-            self.say_or_later(Command::Deadline { at_ms }).await;
+            attachment.send(&Command::Deadline { at_ms }).await?;
         }
         if let Some(why) = self.stop {
-            self.say_or_later(Command::Stop { why: reason(why) }).await;
+            attachment.send(&Command::Stop { why: reason(why) }).await?;
         }
-        self.attachment.is_some()
+        Ok(())
     }
 
     async fn wait(&mut self) {
@@ -188,9 +206,8 @@ impl DockerRunning {
         tokio::time::sleep(pause).await;
     }
 
-    /// What a frame means to the agent; none for what it does not see.
-    async fn apply(&mut self, frame: Frame) -> Option<ExecEvent> {
-        self.backoff = BACKOFF_FIRST;
+    /// What a frame means to the agent; none for what it does not see, or for one that is held.
+    fn apply(&mut self, frame: Frame) -> Option<ExecEvent> {
         if let Some(seq) = frame.seq() {
             if seq <= self.last_seq {
                 return None;
@@ -203,16 +220,10 @@ impl DockerRunning {
             }
             self.last_seq = seq;
         }
+        self.backoff = BACKOFF_FIRST;
         match frame {
-            Frame::Ready(ready) => {
-                self.hear_clock(ready.boot_clock_ms);
-                if ready.phase == Phase::Waiting && self.run.is_some() {
-                    if let Err(error) = self.say_run().await {
-                        tracing::debug!(%error, "run is said again later");
-                    }
-                } else {
-                    self.run = None;
-                }
+            Frame::Ready(_) | Frame::Exit(_) => {
+                self.held = Some(frame);
                 None
             }
             Frame::Started(started) => {
@@ -229,8 +240,33 @@ impl DockerRunning {
                 stream_seq: data.stream_seq,
                 bytes: data.bytes.into(),
             })),
-            Frame::Exit(exit) => Some(ExecEvent::Ended(self.exited(&exit).await)),
-            Frame::NotStarted(word) => Some(ExecEvent::Ended(not_started(&word))),
+            Frame::NotStarted(word) => Some(ExecEvent::Ended(not_started(&word, self.stop))),
+        }
+    }
+
+    /// The frames that need awaiting. May be dropped and called again with the same one.
+    async fn hear_out(&mut self, frame: &Frame) -> Option<ExecEvent> {
+        match frame {
+            Frame::Ready(ready) => {
+                self.hear_clock(ready.boot_clock_ms);
+                if ready.acked_seq > self.last_seq {
+                    // asking again would give the same: nobody has them any more
+                    tracing::error!(container = %self.handle.name, acked = ready.acked_seq, last = self.last_seq,
+                        "chunks were acknowledged that are not in the spool");
+                    self.last_seq = ready.acked_seq;
+                    self.acked = self.acked.max(ready.acked_seq);
+                }
+                if ready.phase == Phase::Waiting && self.run.is_some() {
+                    if let Err(error) = self.say_run().await {
+                        tracing::debug!(%error, "run is said again later");
+                    }
+                } else {
+                    self.run = None;
+                }
+                None
+            }
+            Frame::Exit(exit) => Some(ExecEvent::Ended(self.exited(exit).await)),
+            Frame::Started(_) | Frame::Data(_) | Frame::NotStarted(_) => None,
         }
     }
 
@@ -283,10 +319,6 @@ impl DockerRunning {
     fn silent(&self, seen: &ContainerInspectResponse) -> Ended {
         let state = seen.state.clone().unwrap_or_default();
         let code = state.exit_code.unwrap_or(-1);
-        let complaint = self
-            .attachment
-            .as_ref()
-            .map_or("", |attachment| attachment.complaint());
         ended_silently(End::Silent {
             engine_restarted: self.engine_was_away
                 || self
@@ -294,8 +326,9 @@ impl DockerRunning {
                     .engine_restarted_since(state.started_at.as_deref().unwrap_or_default()),
             oom: state.oom_killed.unwrap_or(false),
             message: format!(
-                "the container ended with {code} without word of the job {}{complaint}",
-                state.error.unwrap_or_default()
+                "the container ended with {code} without word of the job {}{}",
+                state.error.unwrap_or_default(),
+                self.complaint
             ),
         })
     }
@@ -309,14 +342,17 @@ impl DockerRunning {
     }
 
     async fn force(&mut self) {
-        self.force_at = None;
+        // again, should this be dropped or fail
+        self.force_at = Some(self.shared.clock.mono().after(BACKOFF_MAX));
         tracing::warn!(container = %self.handle.name, "init does not end the job, killing the container");
         let Ok(client) = self.shared.engine.client() else {
             return;
         };
-        if let Err(error) = client.kill_container(&self.handle.container.0, None).await {
-            tracing::warn!(container = %self.handle.name, error = %words(&error), "the container was not killed");
-            self.force_at = Some(self.shared.clock.mono().after(BACKOFF_MAX));
+        match client.kill_container(&self.handle.container.0, None).await {
+            Ok(()) => self.force_at = None,
+            Err(error) => {
+                tracing::warn!(container = %self.handle.name, error = %words(&error), "the container was not killed");
+            }
         }
     }
 
@@ -336,6 +372,14 @@ impl Running for DockerRunning {
 
     async fn next(&mut self) -> ExecEvent {
         loop {
+            if let Some(frame) = self.held.clone() {
+                let event = self.hear_out(&frame).await;
+                self.held = None;
+                if let Some(event) = event {
+                    return event;
+                }
+                continue;
+            }
             if self.attachment.is_none()
                 && let Some(ended) = self.attach().await
             {
@@ -351,12 +395,16 @@ impl Running for DockerRunning {
                     self.force().await;
                 }
                 Ok(None) => {
+                    self.complaint = attachment.complaint().to_owned();
                     self.attachment = None;
                     self.wait().await;
                 }
                 Ok(Some(frame)) => {
-                    if let Some(event) = self.apply(frame).await {
+                    if let Some(event) = self.apply(frame) {
                         return event;
+                    }
+                    if self.attachment.is_none() {
+                        self.wait().await;
                     }
                 }
             }
@@ -439,7 +487,8 @@ const fn ended_by(by: &init::EndedBy) -> EndedBy {
     }
 }
 
-fn not_started(word: &init::NotStarted) -> Ended {
+/// Init knows that it was stopped before it began; why, who asked for it knows.
+fn not_started(word: &init::NotStarted, stop: Option<StopWhy>) -> Ended {
     let (reason, message) = match word.reason {
         init::NotStartedReason::NoSuchCommand => (
             NotStartedReason::NoSuchCommand,
@@ -457,7 +506,9 @@ fn not_started(word: &init::NotStarted) -> Ended {
             "the working directory is not there or cannot be entered",
         ),
         init::NotStartedReason::Stopped => {
-            return stopped_before(word.seq, EndedBy::Stop(StopWhy::Cancelled));
+            // nobody of this process asked: then it was the engine's signal, or an earlier life that is asked again
+            let by = stop.map_or(EndedBy::Engine, EndedBy::Stop);
+            return stopped_before(word.seq, by);
         }
         init::NotStartedReason::DeadlinePassed => return stopped_before(word.seq, EndedBy::Deadline),
         init::NotStartedReason::Other { errno } => {
@@ -490,5 +541,41 @@ fn ended(seq: u64, end: End) -> Ended {
         end,
         usage: Usage::default(),
         run_ms: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(reason: init::NotStartedReason) -> init::NotStarted {
+        init::NotStarted {
+            seq: 1,
+            reason,
+            totals: init::Totals::default(),
+        }
+    }
+
+    #[test]
+    fn a_stop_before_the_start_keeps_its_reason() {
+        for why in [
+            StopWhy::Cancelled,
+            StopWhy::RunTimeout,
+            StopWhy::LeaseLost,
+            StopWhy::Drain,
+        ] {
+            let ended = not_started(&word(init::NotStartedReason::Stopped), Some(why));
+            let by = EndedBy::Stop(why);
+            assert_eq!(ended.end, End::StoppedBefore { by });
+        }
+        let unasked = not_started(&word(init::NotStartedReason::Stopped), None);
+        let by = EndedBy::Engine;
+        assert_eq!(unasked.end, End::StoppedBefore { by });
+        let late = not_started(
+            &word(init::NotStartedReason::DeadlinePassed),
+            Some(StopWhy::Cancelled),
+        );
+        let by = EndedBy::Deadline;
+        assert_eq!(late.end, End::StoppedBefore { by });
     }
 }

@@ -24,6 +24,9 @@ const REAPERS: usize = 2;
 const REAP_AGAIN: Duration = Duration::from_secs(2);
 const REAP_TRIES: u32 = 5;
 
+/// Users from the first on that are slots'; spare containers have those above. Twice the slots of the largest node.
+pub const SLOT_USERS: u32 = 10_000;
+
 pub struct Shared {
     pub engine: Arc<Engine>,
     pub workspaces: Arc<Workspaces>,

@@ -3,19 +3,20 @@
 //! A spare is given to a job of the same image and size and never used twice. Init ends a spare that is not renewed,
 //! so a dead agent leaves none. Making one is done after a job was given its container, one at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use common::job::Resources;
-use common::time::Mono;
+use common::time::{Mono, Timestamp};
 use jobworker_init::protocol::Command;
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::MissedTickBehavior;
 
 use super::container::JobUser;
 use super::image::ImageRules;
 use super::make::{Built, make};
-use super::shared::Shared;
+use super::shared::{SLOT_USERS, Shared};
 use crate::executor::ContainerRef;
 
 /// Sizes that wait to be refilled; what does not fit is asked for again by the next job.
@@ -25,10 +26,12 @@ const IDLE_MAX: Duration = Duration::from_secs(300);
 /// Init's own wait is 60 s; renewed three times within it.
 const RENEW_EVERY: Duration = Duration::from_secs(20);
 const RENEW_FOR: Duration = Duration::from_secs(60);
+/// With less of its wait left a spare is not given: the job has to begin within it.
+const LEFT_MIN: Duration = Duration::from_secs(15);
+/// How long it is known when one was given; past any grace for what the agent has not written down yet.
+const GIVEN_KEPT: Duration = Duration::from_secs(600);
 /// Lets the job that was just given its container begin before the next is made.
 const REFILL_AFTER: Duration = Duration::from_millis(150);
-/// Above every slot's user.
-const UID_OFFSET: u32 = 10_000;
 
 /// How many to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,8 @@ struct Spare {
     kind: Kind,
     built: Built,
     wanted_at: Mono,
+    /// When init ends it, unless it is renewed.
+    ends_at: Mono,
 }
 
 pub struct Spares {
@@ -63,6 +68,8 @@ pub struct Spares {
     waiting: Mutex<Vec<Spare>>,
     /// Containers in `waiting`, and those being given or made: what [`super::DockerExecutor::owned`] leaves out.
     names: StdMutex<BTreeSet<ContainerRef>>,
+    /// Those that were given to jobs lately, and when: for the search for orphans they are as new as that.
+    given: StdMutex<HashMap<ContainerRef, (Timestamp, Mono)>>,
     refills: mpsc::Sender<Kind>,
 }
 
@@ -74,6 +81,7 @@ impl Spares {
             limits,
             waiting: Mutex::default(),
             names: StdMutex::default(),
+            given: StdMutex::default(),
             refills,
         });
         let keeper = Arc::clone(&spares);
@@ -85,13 +93,29 @@ impl Spares {
 
     /// A waiting one of this kind, if any.
     pub async fn take(&self, image: &ImageRules, resources: Resources) -> Option<Built> {
+        let now = self.shared.clock.mono();
         let mut waiting = self.waiting.lock().await;
-        let place = waiting
-            .iter()
-            .position(|spare| spare.kind.image == *image && spare.kind.resources == resources)?;
+        let place = waiting.iter().position(|spare| {
+            spare.kind.image == *image
+                && spare.kind.resources == resources
+                && spare.ends_at > now.after(LEFT_MIN)
+        })?;
         let spare = waiting.swap_remove(place);
-        self.forget(&spare.built.handle.container);
+        let container = &spare.built.handle.container;
+        {
+            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            given.retain(|_, (_, at)| now.since(*at) < GIVEN_KEPT);
+            given.insert(container.clone(), (self.shared.clock.now(), now));
+        }
+        // after it was said to be given, so that nobody sees it as an old one of nobody's
+        self.forget(container);
         Some(spare.built)
+    }
+
+    /// When a container that was a spare was given to its job.
+    pub fn given_at(&self, container: &ContainerRef) -> Option<Timestamp> {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.get(container).map(|(at, _)| *at)
     }
 
     /// Says that a job of this kind came: more may.
@@ -123,21 +147,26 @@ impl Spares {
         if !rustix::process::geteuid().is_root() {
             return super::own_user();
         }
-        let uid = self.shared.take_uid(self.shared.uid_base + UID_OFFSET);
+        let uid = self
+            .shared
+            .take_uid(self.shared.uid_base.saturating_add(SLOT_USERS));
         JobUser { uid, gid: uid }
     }
 
     async fn keep(&self, mut due: mpsc::Receiver<Kind>) {
         let stopping = self.shared.tasks.stopping().clone();
+        // a clock of its own: with jobs coming all the time, a wait from one to the next would never end
+        let mut renewals = tokio::time::interval(RENEW_EVERY);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
+                _ = renewals.tick() => self.renew().await,
                 kind = due.recv() => match kind {
                     Some(kind) => self.refill(kind).await,
                     None => break,
                 },
-                () = tokio::time::sleep(RENEW_EVERY) => self.renew().await,
             }
         }
         let left = std::mem::take(&mut *self.waiting.lock().await);
@@ -178,6 +207,8 @@ impl Spares {
                     kind,
                     built,
                     wanted_at: now,
+                    // it was ready a moment ago; what its making took is more than that
+                    ends_at: now.after(RENEW_FOR),
                 });
             }
             Err(error) => tracing::info!(%error, "no spare container was made"),
@@ -190,10 +221,8 @@ impl Spares {
         let mut kept = Vec::with_capacity(waiting.len());
         for mut spare in std::mem::take(&mut *waiting) {
             let idle = now.since(spare.wanted_at) > IDLE_MAX;
-            let at_ms = now
-                .after(RENEW_FOR)
-                .as_millis()
-                .saturating_add_signed(spare.built.skew);
+            let ends_at = now.after(RENEW_FOR);
+            let at_ms = ends_at.as_millis().saturating_add_signed(spare.built.skew);
             if !idle
                 && spare
                     .built
@@ -202,6 +231,7 @@ impl Spares {
                     .await
                     .is_ok()
             {
+                spare.ends_at = ends_at;
                 kept.push(spare);
             } else {
                 self.destroy(spare).await;
