@@ -4,8 +4,10 @@
 //! file system alone; everything else that a glob names is refused with its reason. Bounded in entries walked, depth,
 //! count and bytes, so it ends soon whatever the tree is.
 
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use common::attempt::RefusedArtifact;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -20,6 +22,8 @@ pub struct ArtifactLimits {
     pub total_bytes_max: u64,
     pub depth_max: usize,
     pub entries_walked_max: usize,
+    /// Of a path below the root; what a URL carries well.
+    pub path_bytes_max: usize,
     /// More refusals are counted in one last line.
     pub refused_max: usize,
 }
@@ -32,6 +36,7 @@ impl Default for ArtifactLimits {
             total_bytes_max: 4 * 1024 * 1024 * 1024,
             depth_max: 64,
             entries_walked_max: 100_000,
+            path_bytes_max: 1_024,
             refused_max: 100,
         }
     }
@@ -81,10 +86,10 @@ pub fn collect(root: &Path, globs: &[String], limits: &ArtifactLimits) -> Result
         bytes: 0,
         refused_more: 0,
         found: Found::default(),
-        queue: vec![String::new()],
+        queue: vec![("".into(), String::new())],
     };
-    while let Some(path) = walk.queue.pop() {
-        if !walk.folder(&root, &path) {
+    while let Some((parent, name)) = walk.queue.pop() {
+        if !walk.folder(&root, join(&parent, &name).into()) {
             break;
         }
     }
@@ -107,13 +112,14 @@ struct Walk {
     bytes: u64,
     refused_more: usize,
     found: Found,
-    /// Folders to look into; bounded by the entries walked.
-    queue: Vec<String>,
+    /// Folders to look into, by parent and name; bounded by the entries walked.
+    queue: Vec<(Arc<str>, String)>,
 }
 
 impl Walk {
     /// False when no more is to be walked.
-    fn folder(&mut self, root: &OwnedFd, path: &str) -> bool {
+    fn folder(&mut self, root: &OwnedFd, parent: Arc<str>) -> bool {
+        let path: &str = &parent;
         let opened = beneath::open_folder(root, if path.is_empty() { "." } else { path });
         let (folder, entries) =
             match opened.and_then(|folder| Dir::read_from(&folder).map(|entries| (folder, entries))) {
@@ -144,12 +150,18 @@ impl Walk {
                 return false;
             }
             let shown = name.to_string_lossy();
-            let relative = if path.is_empty() {
-                shown.into_owned()
-            } else {
-                format!("{path}/{shown}")
-            };
+            let relative = join(path, &shown);
+            if relative.len() > self.limits.path_bytes_max {
+                self.refuse(
+                    &relative,
+                    &format!("the path is longer than {} bytes", self.limits.path_bytes_max),
+                );
+                continue;
+            }
             match statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    self.subfolder(&parent, name, &relative);
+                }
                 Ok(stat) => self.entry(&folder, name, relative, &stat),
                 Err(error) => self.refuse_named(&relative, &format!("it cannot be looked at: {error}")),
             }
@@ -157,31 +169,36 @@ impl Walk {
         true
     }
 
-    fn entry(&mut self, folder: &OwnedFd, name: &std::ffi::CStr, path: String, stat: &Stat) {
-        let printable = name
-            .to_str()
-            .is_ok_and(|name| !name.chars().any(char::is_control));
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            if !printable {
-                self.refuse(&path, "the folder's name is not UTF-8 or has control characters");
-            } else if path.split('/').count() >= self.limits.depth_max {
-                self.refuse(
-                    &path,
-                    &format!("nested deeper than {} folders", self.limits.depth_max),
-                );
-            } else {
-                self.queue.push(path);
+    fn subfolder(&mut self, parent: &Arc<str>, name: &CStr, path: &str) {
+        match name.to_str() {
+            Ok(name) if !name.chars().any(char::is_control) => {
+                if path.split('/').count() >= self.limits.depth_max {
+                    self.refuse(
+                        path,
+                        &format!("nested deeper than {} folders", self.limits.depth_max),
+                    );
+                } else {
+                    self.queue.push((Arc::clone(parent), name.to_owned()));
+                }
             }
-            return;
+            Ok(_) | Err(_) => {
+                self.refuse(path, "the folder's name is not UTF-8 or has control characters");
+            }
         }
+    }
+
+    fn entry(&mut self, folder: &OwnedFd, name: &CStr, path: String, stat: &Stat) {
         if !self.globs.is_match(&path) {
             return;
         }
-        if !printable {
+        let Some(shown) = name
+            .to_str()
+            .ok()
+            .filter(|name| !name.chars().any(char::is_control))
+        else {
             self.refuse(&path, "the name is not UTF-8 or has control characters");
             return;
-        }
-        let shown = name.to_str().expect("checked just above");
+        };
         match self.file_problem(folder, shown, stat) {
             Ok(bytes) => {
                 self.bytes += bytes;
@@ -246,6 +263,14 @@ impl Walk {
             path,
             reason: reason.to_owned(),
         });
+    }
+}
+
+fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{folder}/{name}")
     }
 }
 

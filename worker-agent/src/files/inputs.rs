@@ -54,14 +54,15 @@ pub fn place(
         root: beneath::root(root).map_err(|error| io(error.into()))?,
         owner: owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid))),
     };
+    let mut left = disk_bytes;
     for input in inputs {
         let name = &input.wanted.path;
         let placed = if input.wanted.unpack {
-            unpack_into(&target, name, &input.local, disk_bytes)
+            unpack_into(&target, name, &input.local, left)
         } else {
-            place_file(&target, name, &input.local).map_err(ArchiveError::Io)
+            place_file(&target, name, &input.local, left).map_err(ArchiveError::Io)
         };
-        placed.map_err(|error| match error {
+        left -= placed.map_err(|error| match error {
             ArchiveError::Refused(refusal) => PlaceError::Bad {
                 message: format!("input `{name}`: {refusal}"),
             },
@@ -80,25 +81,35 @@ pub fn place(
     Ok(())
 }
 
-fn unpack_into(target: &Target, name: &str, local: &Path, disk_bytes: u64) -> Result<(), ArchiveError> {
+/// How many bytes it became; at most `left`.
+fn unpack_into(target: &Target, name: &str, local: &Path, left: u64) -> Result<u64, ArchiveError> {
     check_archive(local)?;
     let limits = ArchiveLimits {
-        bytes_max: ArchiveLimits::DEFAULT.bytes_max.min(disk_bytes),
+        bytes_max: ArchiveLimits::DEFAULT.bytes_max.min(left),
         ..ArchiveLimits::DEFAULT
     };
     let mut sink = Below {
         base: target.folders(name)?,
         owner: target.owner,
     };
-    unpack(&mut File::open(local)?, &limits, &mut sink).map(|_| ())
+    unpack(&mut File::open(local)?, &limits, &mut sink).map(|summary| summary.bytes)
 }
 
-fn place_file(target: &Target, path: &str, local: &Path) -> io::Result<()> {
+/// How many bytes it has; at most `left`.
+fn place_file(target: &Target, path: &str, local: &Path, left: u64) -> io::Result<u64> {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
     let base = target.folders(folder)?;
-    let mut file = beneath::create_new(&base, name, Mode::from_raw_mode(0o644))?;
-    io::copy(&mut File::open(local)?, &mut file)?;
-    own(&file, target.owner)
+    let mode = Mode::from_raw_mode(0o644);
+    let mut file = beneath::create_new(&base, name, mode)?;
+    // one byte more than fits tells that it does not, with and without a file system of the workspace's own
+    let bytes = io::copy(&mut File::open(local)?.take(left.saturating_add(1)), &mut file)?;
+    if bytes > left {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    own(&file, target.owner)?;
+    // whatever the agent's umask is
+    fchmod(&file, mode)?;
+    Ok(bytes)
 }
 
 struct Target {
