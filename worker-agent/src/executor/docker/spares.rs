@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use super::container::JobUser;
 use super::image::ImageRules;
 use super::make::{Built, make};
+use super::run::Handle;
 use super::shared::{SLOT_USERS, Shared};
 use crate::executor::ContainerRef;
 
@@ -70,6 +71,8 @@ pub struct Spares {
     names: StdMutex<BTreeSet<ContainerRef>>,
     /// Those that were given to jobs lately, and when: for the search for orphans they are as new as that.
     given: StdMutex<HashMap<ContainerRef, (Timestamp, Mono)>>,
+    /// Those whose removal failed, as while the engine is away: tried again with each renewal and at the end.
+    unremoved: Mutex<Vec<Handle>>,
     refills: mpsc::Sender<Kind>,
 }
 
@@ -82,6 +85,7 @@ impl Spares {
             waiting: Mutex::default(),
             names: StdMutex::default(),
             given: StdMutex::default(),
+            unremoved: Mutex::default(),
             refills,
         });
         let keeper = Arc::clone(&spares);
@@ -173,6 +177,7 @@ impl Spares {
         for spare in left {
             self.destroy(spare).await;
         }
+        self.remove_again().await;
     }
 
     async fn refill(&self, kind: Kind) {
@@ -216,6 +221,7 @@ impl Spares {
     }
 
     async fn renew(&self) {
+        self.remove_again().await;
         let now = self.shared.clock.mono();
         let mut waiting = self.waiting.lock().await;
         let mut kept = Vec::with_capacity(waiting.len());
@@ -243,10 +249,23 @@ impl Spares {
     async fn destroy(&self, mut spare: Spare) {
         // the removal is by force anyhow
         let _ = spare.built.attachment.send(&Command::Bye).await;
-        self.forget(&spare.built.handle.container);
-        let handle = &spare.built.handle;
-        if let Err(error) = self.shared.remove(handle).await {
-            tracing::warn!(container = %handle.name, %error, "a spare container stays until the next start");
+        self.remove(spare.built.handle).await;
+    }
+
+    async fn remove_again(&self) {
+        let unremoved = std::mem::take(&mut *self.unremoved.lock().await);
+        for handle in unremoved {
+            self.remove(handle).await;
+        }
+    }
+
+    async fn remove(&self, handle: Handle) {
+        match self.shared.remove(&handle).await {
+            Ok(()) => self.forget(&handle.container),
+            Err(error) => {
+                tracing::warn!(container = %handle.name, %error, "a spare container could not be removed yet");
+                self.unremoved.lock().await.push(handle);
+            }
         }
     }
 }

@@ -1,142 +1,22 @@
 //! Real containers on the machine's engine: what a job sees of its cage, and what the agent is told of its end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper of a test fails as the test does"
+)]
+
+mod leftovers;
+mod node;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::ids::{AttemptId, JobId, WorkerId};
 use common::job::{Command, JobSpec};
-use common::lifecycle::testing::spec;
-use common::protocol::Assignment;
-use common::tasks::Tasks;
-use common::time::{SharedClock, SystemClock};
-use tempfile::TempDir;
-use worker_agent::executor::docker::{DockerConfig, DockerExecutor, SpareLimits};
 use worker_agent::executor::{
-    AdoptRequest, End, Ended, EndedBy, ExecEvent, Executor, PrepareRequest, Running, StartFailure, Status,
-    StopWhy,
+    AdoptRequest, End, EndedBy, ExecEvent, Executor, PrepareRequest, StartFailure, Status, StopWhy,
 };
 
-/// Longest that one step may take on a machine where everything runs at once.
-const STEP_MAX: Duration = Duration::from_secs(60);
-
-struct Node {
-    executor: Arc<DockerExecutor>,
-    state: TempDir,
-    tasks: Tasks,
-}
-
-fn image() -> String {
-    std::env::var("JOBWORKER_TEST_IMAGE").unwrap_or_else(|_| "jobworker/busybox:1".to_owned())
-}
-
-fn clock() -> SharedClock {
-    Arc::new(SystemClock)
-}
-
-async fn node(spares: usize) -> Node {
-    let state = tempfile::tempdir().unwrap();
-    node_at(state, spares).await
-}
-
-async fn node_at(state: TempDir, spares: usize) -> Node {
-    let tasks = Tasks::new();
-    let mut config = DockerConfig::new(WorkerId::new("test").unwrap(), state.path().to_path_buf());
-    config.spares = SpareLimits {
-        each: spares,
-        total: spares,
-    };
-    let executor = DockerExecutor::start(config, clock(), tasks.clone())
-        .await
-        .unwrap();
-    Node {
-        executor,
-        state,
-        tasks,
-    }
-}
-
-impl Node {
-    /// Ends everything of this node; says what stayed.
-    async fn close(self) {
-        for owned in self.executor.owned().await.unwrap() {
-            self.executor.remove(&owned.container).await.unwrap();
-        }
-        self.tasks.stop();
-        assert!(self.tasks.join(STEP_MAX).await);
-        assert_eq!(self.executor.owned().await.unwrap(), []);
-    }
-}
-
-fn shell(line: &str) -> JobSpec {
-    let mut spec = JobSpec {
-        command: Command::Shell(line.to_owned()),
-        image: image(),
-        workdir: None,
-        ..spec()
-    };
-    spec.resources.cpu_millis = 500;
-    spec.resources.memory_mib = 64;
-    spec.resources.disk_mib = 16;
-    spec.limits.grace = Duration::from_millis(200);
-    spec
-}
-
-fn assignment(spec: JobSpec) -> Arc<Assignment> {
-    Arc::new(Assignment {
-        job: JobId::random(),
-        attempt: AttemptId::random(),
-        number: 1,
-        account: "acme".parse().unwrap(),
-        spec,
-        inputs: Vec::new(),
-        log_bytes_max: 1 << 20,
-    })
-}
-
-async fn begin(node: &Node, spec: JobSpec) -> Box<dyn Running> {
-    let request = PrepareRequest {
-        assignment: assignment(spec),
-        slot: 3,
-        inputs: Vec::new(),
-    };
-    let prepared = node.executor.prepare(request).await.unwrap();
-    prepared
-        .run(clock().mono().after(Duration::from_secs(120)))
-        .await
-        .unwrap()
-}
-
-async fn to_the_end(running: &mut Box<dyn Running>) -> (String, Ended) {
-    let mut output = Vec::new();
-    loop {
-        match tokio::time::timeout(STEP_MAX, running.next())
-            .await
-            .expect("the job goes on")
-        {
-            ExecEvent::Started => {}
-            ExecEvent::Chunk(chunk) => {
-                output.extend_from_slice(&chunk.bytes);
-                running.ack(chunk.seq).await;
-            }
-            ExecEvent::Ended(ended) => return (String::from_utf8_lossy(&output).into_owned(), ended),
-        }
-    }
-}
-
-async fn run(node: &Node, spec: JobSpec) -> (String, Ended) {
-    let mut running = begin(node, spec).await;
-    let end = to_the_end(&mut running).await;
-    running.finish().await;
-    end
-}
-
-fn status(ended: &Ended) -> Option<(Status, EndedBy, bool)> {
-    if let End::Process { status, by, oom } = &ended.end {
-        Some((*status, *by, *oom))
-    } else {
-        None
-    }
-}
+use self::node::{Node, STEP_MAX, assignment, begin, clock, node, node_at, run, shell, status, to_the_end};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_sees_a_cage_without_holes() {
@@ -318,8 +198,15 @@ async fn the_second_job_of_a_size_gets_a_spare_container() {
             slot: 0,
             inputs: Vec::new(),
         };
+        let before = clock().now();
         let prepared = node.executor.prepare(request).await.unwrap();
         if prepared.facts().create_ms == Some(0) {
+            // to the search for orphans it is as new as its giving, however long it waited
+            let owned = node.executor.owned().await.unwrap();
+            let seen = owned
+                .iter()
+                .find(|owned| owned.container == *prepared.container());
+            assert!(seen.unwrap().created_at >= before, "{owned:?}");
             break prepared;
         }
         prepared.destroy().await;

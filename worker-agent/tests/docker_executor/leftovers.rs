@@ -1,0 +1,265 @@
+//! What stays behind when something goes wrong halfway: nothing of ours, and everything of others.
+
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions};
+use common::attempt::NotStartedReason;
+use common::ids::FileId;
+use common::job::{Command, InputFile, JobSpec};
+use futures_util::FutureExt;
+use worker_agent::executor::{
+    ContainerRef, EndedBy, ExecEvent, Executor, LocalInput, PrepareRequest, StartFailure, Status, StopWhy,
+};
+
+use super::node::{
+    Node, STEP_MAX, assignment, begin, clock, image, node, node_at, run, shell, status, to_the_end,
+};
+
+/// Between two looks at something that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+fn request(spec: JobSpec, slot: u32) -> PrepareRequest {
+    PrepareRequest {
+        assignment: assignment(spec),
+        slot,
+        inputs: Vec::new(),
+    }
+}
+
+fn workspaces(node: &Node) -> Vec<String> {
+    std::fs::read_dir(node.state.path().join("workspaces"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+async fn nothing_is_left(node: &Node) {
+    let deadline = clock().mono().after(STEP_MAX);
+    loop {
+        let left = (node.executor.owned().await.unwrap(), workspaces(node));
+        if left.0.is_empty() && left.1.is_empty() {
+            break;
+        }
+        assert!(clock().mono() < deadline, "left: {left:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !mounts.contains(&*node.state.path().to_string_lossy()),
+        "{mounts}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_of_an_image_is_a_bounded_tmpfs_and_no_volume() {
+    let node = node(0).await;
+    let mut spec = JobSpec {
+        image: std::env::var("JOBWORKER_RULES_IMAGE").unwrap_or_else(|_| "jobworker/imagerules:1".to_owned()),
+        entrypoint: Some(Vec::new()),
+        command: Command::Argv(
+            [
+                "/bin/sh",
+                "-c",
+                "grep ' /data ' /proc/mounts; dd if=/dev/zero of=/data/big bs=1M count=80 2>&1",
+            ]
+            .map(str::to_owned)
+            .into(),
+        ),
+        workdir: Some("/workspace".to_owned()),
+        ..shell("")
+    };
+    spec.resources.memory_mib = 256;
+    let prepared = node.executor.prepare(request(spec, 1)).await.unwrap();
+    let docker = Docker::connect_with_unix_defaults().unwrap();
+    let seen = docker
+        .inspect_container(&prepared.container().0, None)
+        .await
+        .unwrap();
+    let mounts = seen.mounts.unwrap_or_default();
+    let mut running = prepared.run(clock().mono().after(STEP_MAX)).await.unwrap();
+    let (output, ended) = to_the_end(&mut running).await;
+    running.finish().await;
+    nothing_is_left(&node).await;
+    node.close().await;
+    let kinds: Vec<_> = mounts.iter().map(|mount| mount.typ.as_deref()).collect();
+    assert_eq!(
+        kinds,
+        [Some("bind"), Some("bind")],
+        "init and workspace: {mounts:?}"
+    );
+    for fact in [
+        "tmpfs /data tmpfs rw,nosuid,nodev",
+        "size=65536k",
+        "No space left on device",
+    ] {
+        assert!(output.contains(fact), "{fact}: {output}");
+    }
+    assert_eq!(
+        status(&ended),
+        Some((Status::Code(1), EndedBy::Itself, false)),
+        "{output}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_somebody_else_is_left_alone_whatever_its_name() {
+    let node = node(0).await;
+    let docker = Docker::connect_with_unix_defaults().unwrap();
+    let name = format!("jw-test-{:016x}", rand::random::<u64>());
+    let options = CreateContainerOptions {
+        name: Some(name.clone()),
+        ..CreateContainerOptions::default()
+    };
+    let body = ContainerCreateBody {
+        image: Some(image()),
+        cmd: Some(vec!["/bin/true".to_owned()]),
+        labels: Some([("jobworker.owner".to_owned(), "test/somebody-else".to_owned())].into()),
+        ..ContainerCreateBody::default()
+    };
+    let foreign = docker.create_container(Some(options), body).await.unwrap().id;
+    // a second life looks at what the first one left
+    let state = std::fs::canonicalize(node.state.path()).unwrap();
+    let Node {
+        state: folder,
+        tasks,
+        executor,
+    } = node;
+    tasks.stop();
+    assert!(tasks.join(STEP_MAX).await);
+    drop(executor);
+    std::fs::create_dir_all(state.join("workspaces/jw-test-gone/mnt")).unwrap();
+    let node = node_at(folder, 0).await;
+    let owned = node.executor.owned().await.unwrap();
+    let removed = node.executor.remove(&ContainerRef(foreign.clone())).await;
+    let still = docker.inspect_container(&foreign, None).await;
+    let options = RemoveContainerOptions {
+        force: true,
+        ..RemoveContainerOptions::default()
+    };
+    docker.remove_container(&foreign, Some(options)).await.unwrap();
+    let left = workspaces(&node);
+    node.close().await;
+    assert_eq!(owned, []);
+    assert!(removed.is_err());
+    assert!(still.is_ok());
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_nobody_took_up_is_found_with_its_age_and_goes_whole() {
+    let node = node(0).await;
+    let before = clock().now();
+    let prepared = node.executor.prepare(request(shell("true"), 2)).await.unwrap();
+    let container = prepared.container().clone();
+    drop(prepared);
+    let owned = node.executor.owned().await.unwrap();
+    let after = clock().now();
+    assert_eq!(owned.len(), 1);
+    assert_eq!(owned[0].container, container);
+    assert!((before..=after).contains(&owned[0].created_at), "{owned:?}");
+    node.executor.remove(&container).await.unwrap();
+    nothing_is_left(&node).await;
+    // one that is gone is no error
+    node.executor.remove(&container).await.unwrap();
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_cannot_be_placed_leaves_no_container() {
+    let node = node(0).await;
+    let local = node.state.path().join("input");
+    std::fs::write(&local, "no archive").unwrap();
+    let wanted = InputFile {
+        file: FileId::random(),
+        path: "in".to_owned(),
+        unpack: true,
+    };
+    let request = PrepareRequest {
+        inputs: vec![LocalInput { wanted, local }],
+        ..request(shell("true"), 0)
+    };
+    let failure = node.executor.prepare(request).await.err();
+    nothing_is_left(&node).await;
+    node.close().await;
+    assert!(
+        matches!(
+            failure,
+            Some(StartFailure::NotStarted {
+                reason: NotStartedReason::BadInputs,
+                ..
+            })
+        ),
+        "{failure:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_slot_has_a_user_and_the_one_behind_it_none() {
+    let node = node(0).await;
+    let prepared = node
+        .executor
+        .prepare(request(shell("id -u"), 9_999))
+        .await
+        .unwrap();
+    let mut running = prepared.run(clock().mono().after(STEP_MAX)).await.unwrap();
+    let (output, _) = to_the_end(&mut running).await;
+    running.finish().await;
+    let behind = node.executor.prepare(request(shell("true"), 10_000)).await.err();
+    nothing_is_left(&node).await;
+    node.close().await;
+    assert_eq!(output, "70999\n");
+    assert!(
+        matches!(behind, Some(StartFailure::Rejected { .. })),
+        "{behind:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_at_a_job_that_are_given_up_at_once_lose_nothing() {
+    let node = node(0).await;
+    let mut running = begin(
+        &node,
+        shell("i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); done; kill -9 $$"),
+    )
+    .await;
+    let deadline = clock().mono().after(STEP_MAX);
+    let mut output = Vec::new();
+    let ended = loop {
+        // polled once and dropped, as often as it takes
+        match running.next().now_or_never() {
+            Some(ExecEvent::Ended(ended)) => break ended,
+            Some(ExecEvent::Chunk(chunk)) => output.extend_from_slice(&chunk.bytes),
+            Some(ExecEvent::Started) => {}
+            None => {
+                assert!(clock().mono() < deadline, "no end after {} bytes", output.len());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    running.finish().await;
+    nothing_is_left(&node).await;
+    node.close().await;
+    let expected: String = (0..300).map(|n| format!("{n}\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&output), expected);
+    assert_eq!(status(&ended), Some((Status::Signal(9), EndedBy::Itself, false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_given_up_before_and_while_it_runs_leaves_nothing() {
+    let node = node(0).await;
+    let prepared = node
+        .executor
+        .prepare(request(shell("sleep 999"), 0))
+        .await
+        .unwrap();
+    prepared.destroy().await;
+    let mut running = begin(&node, shell("sleep 999")).await;
+    running.stop(StopWhy::LeaseLost).await;
+    // without a word of its end
+    running.finish().await;
+    run(&node, shell("true")).await;
+    nothing_is_left(&node).await;
+    node.close().await;
+}
