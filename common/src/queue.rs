@@ -58,9 +58,10 @@ impl fmt::Display for ClassKey {
     }
 }
 
-/// The smallest `n` with `2^(n/2) >= value`: 63 steps hold every size.
+/// The smallest `n` with `2^(n/2) >= value`: 64 steps hold every size.
 pub fn size_step(value: u32) -> u32 {
-    let squared = u64::from(value.max(1)).pow(2);
+    // 128 bits: the next power of two after the square of the largest value is 2^64
+    let squared = u128::from(value.max(1)).pow(2);
     squared.next_power_of_two().trailing_zeros()
 }
 

@@ -41,14 +41,22 @@ impl SmallDisk {
         self.folder.path().join("root")
     }
 
-    /// Takes all space, down to the last block.
+    /// Takes all space but this, to about a piece of the smallest size; with 0 down to the last block.
     ///
     /// # Errors
     /// When it cannot be taken for another reason than that there is none.
-    pub fn fill(&self) -> Result<()> {
-        let ballast = std::fs::File::create(self.ballast())?;
-        let (mut taken, mut piece) = (0, 64 << 20);
+    pub fn fill_but(&self, left: u64) -> Result<()> {
+        let ballast = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.ballast())?;
+        let (mut taken, mut piece) = (ballast.metadata()?.len(), 64 << 20);
         while piece >= BLOCK_BYTES {
+            let free = rustix::fs::statvfs(self.root())?;
+            if free.f_bavail * free.f_frsize < left + piece {
+                piece /= 2;
+                continue;
+            }
             match fallocate(&ballast, FallocateFlags::empty(), taken, piece) {
                 Ok(()) => taken += piece,
                 // the file system's own notes of what is where need room too

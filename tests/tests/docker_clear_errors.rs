@@ -128,6 +128,9 @@ async fn without_an_engine_the_worker_says_so_and_jobs_wait() -> Result<()> {
     Ok(())
 }
 
+/// Below what an agent wants free, and more than the store takes while the test looks.
+const NEARLY_FULL_BYTES: u64 = 32 << 20;
+
 #[tokio::test]
 async fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() -> Result<()> {
     let disk = SmallDisk::of_mib(512)?;
@@ -141,7 +144,18 @@ async fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() -> Resul
     let before = client.ended(acknowledged[0], LONG).await?;
     assert_eq!(before.state, StateName::Succeeded, "{}", brief(&before));
 
-    disk.fill()?;
+    // Nearly full: the agent says so and takes nothing, while its word can still be written down.
+    disk.fill_but(NEARLY_FULL_BYTES)?;
+    client
+        .worker_when("that says that the disk is full", |worker| {
+            !worker.ready
+                && worker.reasons.iter().any(|reason| {
+                    reason.contains("disk") || reason.contains("space") || reason.contains("MiB")
+                })
+        })
+        .await?;
+
+    disk.fill_but(0)?;
     // the store still has a little room of its own in what it has taken already
     let refused = wait_for(LONG, "a submission to be refused", async || {
         let name = "x".repeat(200);
@@ -158,15 +172,6 @@ async fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() -> Resul
     .await?;
     assert!(matches!(refused.status, 503 | 507), "{refused}");
     assert!(refused.problem.is_some(), "{refused}");
-    client
-        .worker_when("that says that the disk is full", |worker| {
-            !worker.ready
-                && worker.reasons.iter().any(|reason| {
-                    reason.contains("disk") || reason.contains("space") || reason.contains("MiB")
-                })
-        })
-        .await?;
-
     disk.free()?;
     client.worker_ready("default").await?;
     let after = wait_for(LONG, "a submission to be taken again", async || {

@@ -162,6 +162,7 @@ pub async fn until<T, E: Debug, F: Future<Output = Result<T, E>>>(
                     clock.mono().since(begun) < DEADLINE,
                     "not within {DEADLINE:?}: {what}; seen last: {seen:?}"
                 );
+                // tidy: poll
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }

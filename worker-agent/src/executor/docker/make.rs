@@ -97,6 +97,8 @@ async fn build(
         name: Some(handle.name.clone()),
         ..CreateContainerOptions::default()
     };
+    // by its name until the engine has said the id: a lost answer does not mean that nothing was made
+    handle.container = ContainerRef(handle.name.clone());
     let created = client
         .create_container(Some(options), configuration(&plan, &shared.policy))
         .await
