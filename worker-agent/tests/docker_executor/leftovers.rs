@@ -14,7 +14,7 @@ use worker_agent::executor::{
 };
 
 use super::node::{
-    Node, STEP_MAX, assignment, begin, clock, image, node, node_at, run, shell, status, to_the_end,
+    Node, STEP_MAX, assignment, begin, clock, image, node, node_at, node_with, run, shell, status, to_the_end,
 };
 
 /// Between two looks at something that is waited for.
@@ -43,6 +43,7 @@ async fn nothing_is_left(node: &Node) {
             break;
         }
         assert!(clock().mono() < deadline, "left: {left:?}");
+        // tidy: poll
         tokio::time::sleep(LOOK_EVERY).await;
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -234,6 +235,7 @@ async fn looks_at_a_job_that_are_given_up_at_once_lose_nothing() {
             Some(ExecEvent::Started) => {}
             None => {
                 assert!(clock().mono() < deadline, "no end after {} bytes", output.len());
+                // tidy: poll
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
@@ -262,4 +264,50 @@ async fn a_job_that_is_given_up_before_and_while_it_runs_leaves_nothing() {
     run(&node, shell("true")).await;
     nothing_is_left(&node).await;
     node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_cannot_be_made_leaves_no_workspace() {
+    let node = node_with(tempfile::tempdir().unwrap(), 1, |config| {
+        config.policy.runtime = Some("no-such-runtime".to_owned());
+    })
+    .await;
+    let failure = node.executor.prepare(request(shell("true"), 0)).await.err();
+    nothing_is_left(&node).await;
+    node.close().await;
+    assert!(matches!(failure, Some(StartFailure::Infra { .. })), "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leftovers_are_looked_at_when_the_engine_first_answers() {
+    let state = tempfile::tempdir().unwrap();
+    let socket = state.path().join("engine.sock");
+    std::fs::create_dir_all(state.path().join("workspaces/jw-test-gone/mnt")).unwrap();
+    let node = node_with(state, 0, |config| config.socket = Some(socket.clone())).await;
+    assert!(node.executor.owned().await.is_err());
+    assert_eq!(workspaces(&node), ["jw-test-gone"]);
+    std::os::unix::fs::symlink("/var/run/docker.sock", &socket).unwrap();
+    assert_eq!(node.executor.owned().await.unwrap(), []);
+    assert_eq!(workspaces(&node), Vec::<String>::new());
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spares_of_a_life_that_ended_well_are_gone_with_it() {
+    let node = node(2).await;
+    run(&node, shell("true")).await;
+    // the job's own may be gone already; what is there then is a spare
+    let deadline = clock().mono().after(STEP_MAX);
+    while !(node.executor.owned().await.unwrap().is_empty() && !workspaces(&node).is_empty()) {
+        assert!(
+            clock().mono() < deadline,
+            "no spare is made: {:?}",
+            workspaces(&node)
+        );
+        // tidy: poll
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    node.tasks.stop();
+    assert!(node.tasks.join(STEP_MAX).await);
+    nothing_is_left(&node).await;
 }

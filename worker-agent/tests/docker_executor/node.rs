@@ -36,12 +36,18 @@ pub async fn node(spares: usize) -> Node {
 }
 
 pub async fn node_at(state: TempDir, spares: usize) -> Node {
+    node_with(state, spares, |_| {}).await
+}
+
+/// With something of its settings changed.
+pub async fn node_with(state: TempDir, spares: usize, change: impl FnOnce(&mut DockerConfig)) -> Node {
     let tasks = Tasks::new();
     let mut config = DockerConfig::new(WorkerId::new("test").unwrap(), state.path().to_path_buf());
     config.spares = SpareLimits {
         each: spares,
         total: spares,
     };
+    change(&mut config);
     let executor = DockerExecutor::start(config, clock(), tasks.clone())
         .await
         .unwrap();

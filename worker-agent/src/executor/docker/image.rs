@@ -1,6 +1,7 @@
 //! Images: had or fetched, and what they say of commands, resolved as `docker run` does it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,14 @@ const PULL_SILENCE_MAX: Duration = Duration::from_secs(120);
 const CACHE_MAX: usize = 256;
 /// How long a name is taken to mean the same image, so that a moved tag is seen soon.
 const CACHE_KEPT: Duration = Duration::from_secs(10);
+
+/// Pulls at the same time; each may fill the disk and the line.
+const PULLS_MAX: usize = 4;
+
+fn place_of(name: &str) -> usize {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+    usize::try_from(hash % PULLS_MAX as u64).expect("less than the places there are")
+}
 
 /// What of an image's configuration matters to a job.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -146,7 +155,8 @@ pub struct Images {
     engine: Arc<Engine>,
     clock: SharedClock,
     known: Mutex<HashMap<String, (ImageRules, common::time::Mono)>>,
-    pulling: tokio::sync::Mutex<()>,
+    /// One of them for each name, by its hash: a slow registry holds up few other names, and nothing is kept of one.
+    pulling: [tokio::sync::Mutex<()>; PULLS_MAX],
 }
 
 impl Images {
@@ -155,7 +165,7 @@ impl Images {
             engine,
             clock,
             known: Mutex::default(),
-            pulling: tokio::sync::Mutex::default(),
+            pulling: Default::default(),
         }
     }
 
@@ -175,7 +185,7 @@ impl Images {
                 "{name} is not on this node, whose owner lets nothing be pulled"
             )));
         }
-        let _one_at_a_time = self.pulling.lock().await;
+        let _one_at_a_time = self.pulling[place_of(name)].lock().await;
         let began = self.clock.mono();
         if self.inspect(name).await?.is_none() {
             self.pull(name).await?;
