@@ -298,7 +298,7 @@ async fn spares_of_a_life_that_ended_well_are_gone_with_it() {
     run(&node, shell("true")).await;
     // the job's own may be gone already; what is there then is a spare
     let deadline = clock().mono().after(STEP_MAX);
-    while !(node.executor.owned().await.unwrap().is_empty() && !workspaces(&node).is_empty()) {
+    while workspaces(&node).is_empty() || !node.executor.owned().await.unwrap().is_empty() {
         assert!(
             clock().mono() < deadline,
             "no spare is made: {:?}",
@@ -310,4 +310,33 @@ async fn spares_of_a_life_that_ended_well_are_gone_with_it() {
     node.tasks.stop();
     assert!(node.tasks.join(STEP_MAX).await);
     nothing_is_left(&node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_that_something_still_writes_to_is_not_read() {
+    let node = node(0).await;
+    let place = |node: &Node| {
+        let name = workspaces(node).remove(0);
+        node.state.path().join("workspaces").join(name).join("mnt/kept")
+    };
+    let mut running = begin(&node, shell("echo kept > kept")).await;
+    let (_, ended) = to_the_end(&mut running).await;
+    // on a node without file systems of their own nothing can be frozen
+    let can_be_frozen = !node
+        .executor
+        .describe()
+        .await
+        .notes
+        .contains(&"no_disk_quota".to_owned());
+    let writer = std::fs::OpenOptions::new()
+        .append(true)
+        .open(place(&node))
+        .unwrap();
+    let collected = running.collect(&["*".to_owned()]).await;
+    drop(writer);
+    running.finish().await;
+    nothing_is_left(&node).await;
+    node.close().await;
+    assert_eq!(status(&ended), Some((Status::Code(0), EndedBy::Itself, false)));
+    assert_eq!(collected.is_err(), can_be_frozen, "{collected:?}");
 }
