@@ -5,26 +5,28 @@
 //! is journaled before the container may go and is sent again until it is acknowledged. A task that is dropped or
 //! told to leave touches nothing: the next life of the agent goes on from the journal and the spool.
 
+mod ending;
 mod mailbox;
 mod outcome;
+mod output;
+mod run;
 mod slots;
 mod steps;
+mod told;
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::attempt::{AttemptReport, Outcome, Timings};
+use common::attempt::Outcome;
 use common::ids::AttemptId;
-use common::log::LogChunk;
-use common::protocol::{FromWorker, binary};
+use common::protocol::FromWorker;
 use common::tasks::Tasks;
 use common::time::{Mono, SharedClock};
-use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -33,17 +35,14 @@ pub use self::slots::Slots;
 
 use self::outcome::Asked;
 use self::slots::Slot;
-use self::steps::{Adopted, Gathered, Ready, millis};
+use self::steps::{Adopted, Gathered, Ready};
 use crate::config::AgentLimits;
-use crate::executor::{AdoptFailure, Chunk, End, Ended, ExecEvent, Executor, Prepared, Running, StopWhy};
+use crate::executor::{AdoptFailure, ExecEvent, Executor, Prepared, Running, StopWhy};
 use crate::journal::{Durability, Entry, Held, Journal};
 use crate::link::Outbox;
 use crate::log_pump::Pump;
 use crate::spool::Spool;
 use crate::transfer::FileServer;
-
-/// Chunks that are written to the spool in one go, where they are there already.
-const BATCH_CHUNKS: usize = 32;
 
 /// What attempts share.
 pub struct Context {
@@ -342,461 +341,6 @@ impl Attempt {
         Some((message, |say| say.result = false))
     }
 
-    async fn on_mail(&mut self, mail: Mail) -> Way {
-        if mail.leave {
-            return Way::Left;
-        }
-        if mail.result.is_some() && matches!(self.phase, Phase::Reporting) {
-            return self.close().await;
-        }
-        if let Some(link) = mail.link {
-            self.set_link(link);
-        }
-        self.on_stored(mail.stored, mail.logs_stale).await;
-        if mail.assigned_again {
-            self.say.started = self.held.started_at.is_some();
-            self.say.result = self.log_done;
-        }
-        if let Some(deadline) = mail.deadline {
-            self.on_deadline(deadline).await;
-        }
-        if let Some(why) = mail.cancel {
-            self.say.cancel_ack = true;
-            if self.held.cancelled.is_none() && self.asked.stop.is_none() {
-                self.held.cancelled = Some(why.clone());
-                self.asked.cancel_why = why.clone();
-                let attempt = self.id();
-                self.note(Entry::Cancelled { attempt, why }, Durability::Written)
-                    .await;
-            }
-            self.stop_run(StopWhy::Cancelled).await;
-        }
-        if mail.stop {
-            if !self.held.stopped {
-                self.held.stopped = true;
-                let attempt = self.id();
-                self.note(Entry::Stopped { attempt }, Durability::Written).await;
-            }
-            self.stop_run(StopWhy::LeaseLost).await;
-        }
-        if mail.drain {
-            self.stop_run(StopWhy::Drain).await;
-        }
-        Way::On
-    }
-
-    fn set_link(&mut self, link: Option<Outbox>) {
-        // Whatever was on the old connection may be lost, so it is said again.
-        self.pump.disconnected();
-        self.frames.clear();
-        self.read_all = false;
-        self.outbox = link;
-        self.say.started = self.held.started_at.is_some();
-        self.say.result = self.log_done;
-        self.resend_at = None;
-        self.expect_progress();
-    }
-
-    async fn on_stored(&mut self, stored: [Option<u64>; 2], stale: bool) {
-        for stream in common::log::Stream::ALL {
-            if let Some(seq) = stored[stream.index()] {
-                self.pump.acknowledged(stream, seq);
-                self.expect_progress();
-            }
-        }
-        if stale {
-            self.pump.give_up();
-            self.frames.clear();
-        }
-        let before = self.pump.stored_before();
-        if before.segment() > self.released {
-            self.released = before.segment();
-            if let Err(error) = self.with_spool(move |spool| spool.release(before)).await {
-                tracing::warn!(attempt = %self.id(), %error, "stored output cannot be deleted from the spool");
-            }
-        }
-    }
-
-    async fn on_deadline(&mut self, deadline: Mono) {
-        let newer = self.lease.borrow().is_none_or(|known| deadline > known);
-        if !newer {
-            return;
-        }
-        self.lease.send_replace(Some(deadline));
-        match std::mem::replace(&mut self.phase, Phase::Reporting) {
-            Phase::Running(mut running) => {
-                running.set_deadline(deadline).await;
-                self.phase = Phase::Running(running);
-            }
-            Phase::Waiting(prepared) => self.start(prepared, deadline).await,
-            other => self.phase = other,
-        }
-    }
-
-    async fn on_prepared(&mut self, result: Result<Ready, Outcome>) -> Way {
-        let ready = match result {
-            Ok(ready) => ready,
-            Err(outcome) => {
-                self.report_bare(outcome).await;
-                return Way::On;
-            }
-        };
-        let (container, slot) = (ready.prepared.container().clone(), ready.slot.number);
-        self.held.container = Some((container.clone(), slot));
-        self.held.facts = ready.facts.clone();
-        self.slot = Some(ready.slot);
-        let entry = Entry::Container {
-            attempt: self.id(),
-            container,
-            slot,
-            facts: ready.facts,
-        };
-        // On the disk before `run`: a container that no journal knows must never have run anything.
-        if !self.note(entry, Durability::Synced).await {
-            ready.prepared.destroy().await;
-            self.report_bare(outcome::infra("the agent's journal cannot be written"))
-                .await;
-            return Way::On;
-        }
-        let deadline = *self.lease.borrow();
-        match deadline {
-            Some(deadline) => self.start(ready.prepared, deadline).await,
-            None => self.phase = Phase::Waiting(ready.prepared),
-        }
-        Way::On
-    }
-
-    async fn start(&mut self, prepared: Box<dyn Prepared>, deadline: Mono) {
-        if deadline <= self.context.clock.mono() {
-            prepared.destroy().await;
-            self.report_bare(Outcome::WorkerLost).await;
-            return;
-        }
-        let container = prepared.container().clone();
-        match prepared.run(deadline).await {
-            Ok(running) => self.phase = Phase::Running(running),
-            Err(failure) => {
-                if let Err(error) = self.context.executor.remove(&container).await {
-                    tracing::warn!(attempt = %self.id(), %error, "a container that could not be started is left to the orphan sweep");
-                }
-                self.report_bare(outcome::of_start_failure(&failure)).await;
-            }
-        }
-    }
-
-    async fn on_adopted(&mut self, result: Result<Adopted, AdoptFailure>) -> Way {
-        match result {
-            Ok(Adopted { mut running, slot }) => {
-                self.slot = Some(slot);
-                let deadline = *self.lease.borrow();
-                if let Some(deadline) = deadline {
-                    running.set_deadline(deadline).await;
-                }
-                if let Some(why) = self.asked.stop {
-                    running.stop(why).await;
-                }
-                self.phase = Phase::Running(running);
-                self.arm_run_timeout();
-                // The end was journaled already: what remains is to collect.
-                if let Some(ended) = self.held.ended.clone() {
-                    return self.on_ended(ended).await;
-                }
-            }
-            Err(failure) => {
-                self.seal();
-                let outcome = match self.held.ended.clone() {
-                    Some(ended) => outcome::of_end(&ended.end, &self.asked),
-                    None => outcome::of_end(
-                        &End::Silent {
-                            engine_restarted: true,
-                            oom: false,
-                            message: failure.to_string(),
-                        },
-                        &self.asked,
-                    ),
-                };
-                let report = self.report_of(outcome, None);
-                self.conclude(report).await;
-            }
-        }
-        Way::On
-    }
-
-    async fn on_run(&mut self, event: ExecEvent) -> Way {
-        match event {
-            ExecEvent::Started => {
-                self.on_started().await;
-                Way::On
-            }
-            ExecEvent::Chunk(chunk) => self.on_chunks(chunk).await,
-            ExecEvent::Ended(ended) => self.on_ended(ended).await,
-        }
-    }
-
-    async fn on_started(&mut self) {
-        if self.held.started_at.is_none() {
-            let (attempt, at) = (self.id(), self.context.clock.mono());
-            self.held.started_at = Some(at);
-            self.note(Entry::Started { attempt, at }, Durability::Written)
-                .await;
-        }
-        self.say.started = true;
-        if self.run_until.is_none() {
-            self.arm_run_timeout();
-        }
-    }
-
-    fn arm_run_timeout(&mut self) {
-        if let Some(at) = self.held.started_at {
-            let ran = self.context.clock.mono().since(at);
-            let left = self.held.assignment.spec.limits.run.saturating_sub(ran);
-            self.run_until = later(left);
-        }
-    }
-
-    /// Spools a chunk and those that are there already, then acknowledges them.
-    async fn on_chunks(&mut self, first: Chunk) -> Way {
-        if self.first_byte_ms.is_none()
-            && let Some(at) = self.held.started_at
-        {
-            self.first_byte_ms = Some(millis(self.context.clock.mono().since(at)));
-        }
-        let mut seq = first.seq;
-        let mut batch = vec![first];
-        let mut then = None;
-        if let Phase::Running(running) = &mut self.phase {
-            while batch.len() < BATCH_CHUNKS {
-                match running.next().now_or_never() {
-                    Some(ExecEvent::Chunk(chunk)) => {
-                        seq = chunk.seq;
-                        batch.push(chunk);
-                    }
-                    Some(other) => {
-                        then = Some(other);
-                        break;
-                    }
-                    None => break,
-                }
-            }
-        }
-        let written = self
-            .with_spool(move |spool| batch.iter().try_for_each(|chunk| spool.append(chunk)))
-            .await;
-        self.read_all = false;
-        match written {
-            Ok(()) => {
-                if let Phase::Running(running) = &mut self.phase {
-                    running.ack(seq).await;
-                }
-            }
-            Err(error) => {
-                tracing::error!(attempt = %self.id(), %error, "output cannot be spooled; the run is ended");
-                self.fault
-                    .get_or_insert_with(|| outcome::infra("the agent's disk does not take the job's output"));
-                self.stop_run(StopWhy::Drain).await;
-            }
-        }
-        match then {
-            Some(ExecEvent::Started) => {
-                self.on_started().await;
-                Way::On
-            }
-            Some(ExecEvent::Ended(ended)) => self.on_ended(ended).await,
-            Some(ExecEvent::Chunk(_)) | None => Way::On,
-        }
-    }
-
-    async fn on_ended(&mut self, ended: Ended) -> Way {
-        let Phase::Running(running) = std::mem::replace(&mut self.phase, Phase::Reporting) else {
-            return Way::On;
-        };
-        self.run_until = None;
-        self.seal();
-        self.ended_at = Some(self.context.clock.mono());
-        self.asked.lease_over = self
-            .lease
-            .borrow()
-            .is_some_and(|deadline| deadline <= self.context.clock.mono());
-        if self.held.ended.is_none() {
-            self.held.ended = Some(ended.clone());
-            let attempt = self.id();
-            self.note(Entry::Ended { attempt, ended }, Durability::Written)
-                .await;
-        }
-        self.phase = Phase::Gathering(steps::gather(
-            &self.context,
-            &self.held.assignment,
-            running,
-            self.lease.subscribe(),
-        ));
-        Way::On
-    }
-
-    async fn on_gathered(&mut self, gathered: Option<Gathered>) -> Way {
-        let ended = self.held.ended.clone();
-        let outcome = match (&self.fault, &ended) {
-            (Some(fault), _) => fault.clone(),
-            (None, Some(ended)) => outcome::of_end(&ended.end, &self.asked),
-            (None, None) => outcome::infra("the agent lost sight of the run"),
-        };
-        let mut report = self.report_of(outcome, ended.as_ref());
-        let Some(mut gathered) = gathered else {
-            self.conclude(report).await;
-            return Way::On;
-        };
-        report.artifacts = std::mem::take(&mut gathered.artifacts);
-        report.artifacts_refused = std::mem::take(&mut gathered.refused);
-        self.conclude(report).await;
-        // Only now that the report is on the disk may init forget the exit.
-        if let Some(seq) = ended.and_then(|ended| ended.seq) {
-            gathered.running.ack(seq).await;
-        }
-        let slot = self.slot.take();
-        self.context.tasks.spawn("remove container", async move {
-            gathered.running.finish().await;
-            drop(slot);
-        });
-        Way::On
-    }
-
-    /// Ends the run, or what leads to it; nothing where the run has ended already.
-    async fn stop_run(&mut self, why: StopWhy) {
-        match std::mem::replace(&mut self.phase, Phase::Reporting) {
-            Phase::Running(mut running) => {
-                self.asked.stop.get_or_insert(why);
-                running.stop(why).await;
-                self.phase = Phase::Running(running);
-            }
-            Phase::Adopting(adopting) => {
-                self.asked.stop.get_or_insert(why);
-                self.phase = Phase::Adopting(adopting);
-            }
-            // The task that prepares finds that nobody waits, and puts away what it has made.
-            Phase::Preparing(_) => {
-                let why = *self.asked.stop.get_or_insert(why);
-                self.report_bare(outcome::stopped(why, &self.asked)).await;
-            }
-            Phase::Waiting(prepared) => {
-                let why = *self.asked.stop.get_or_insert(why);
-                prepared.destroy().await;
-                self.report_bare(outcome::stopped(why, &self.asked)).await;
-            }
-            other @ (Phase::Gathering(_) | Phase::Reporting) => self.phase = other,
-        }
-    }
-
-    fn report_of(&self, outcome: Outcome, ended: Option<&Ended>) -> AttemptReport {
-        let facts = &self.held.facts;
-        let now = self.context.clock.mono();
-        AttemptReport {
-            usage: ended.map(|ended| ended.usage).unwrap_or_default(),
-            timings: Timings {
-                inputs_ms: facts.inputs_ms,
-                pull_ms: facts.pull_ms,
-                create_ms: facts.create_ms,
-                first_byte_ms: self.first_byte_ms,
-                run_ms: ended.and_then(|ended| ended.run_ms),
-                store_ms: self.ended_at.map(|at| millis(now.since(at))),
-            },
-            logs: self
-                .spool
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .log_end(),
-            image_digest: facts.image_digest.clone(),
-            ..AttemptReport::bare(outcome)
-        }
-    }
-
-    async fn report_bare(&mut self, outcome: Outcome) {
-        self.seal();
-        let report = self.report_of(outcome, None);
-        self.conclude(report).await;
-    }
-
-    /// Journals the report, from where on it is only sent.
-    async fn conclude(&mut self, report: AttemptReport) {
-        self.phase = Phase::Reporting;
-        self.slot.take_if(|_| self.held.container.is_none());
-        let report = Box::new(report);
-        self.held.report = Some(report.clone());
-        let attempt = self.id();
-        // Where the journal fails the report is sent all the same; only a crash before that would lose it.
-        self.note(Entry::Report { attempt, report }, Durability::Synced)
-            .await;
-        self.expect_progress();
-    }
-
-    async fn close(&mut self) -> Way {
-        let (attempt, at) = (self.id(), self.context.clock.now());
-        self.note(Entry::Closed { attempt, at }, Durability::Written)
-            .await;
-        let folder = self.context.folder_of(attempt);
-        if let Err(error) = tokio::fs::remove_dir_all(&folder).await
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%attempt, %error, "the attempt's folder is left behind");
-        }
-        Way::Closed
-    }
-
-    fn say_result(&mut self) {
-        self.log_done = true;
-        self.log_until = None;
-        self.say.result = true;
-        self.resend_at = later(self.context.limits.result_resend);
-    }
-
-    fn seal(&mut self) {
-        self.spool.lock().unwrap_or_else(PoisonError::into_inner).seal();
-        self.read_all = false;
-    }
-
-    /// The wait for the log begins anew, while there is a connection and a report that waits.
-    fn expect_progress(&mut self) {
-        let waits = matches!(self.phase, Phase::Reporting) && self.outbox.is_some() && !self.log_done;
-        self.log_until = if waits {
-            later(self.context.limits.log_wait)
-        } else {
-            None
-        };
-    }
-
-    /// Reads the next chunks for the link, and notices when the whole log is stored.
-    async fn read_ahead(&mut self) {
-        while self.outbox.is_some() && self.frames.is_empty() && !self.read_all {
-            let Some((from, room)) = self.pump.wants() else {
-                break;
-            };
-            let read = self.with_spool(move |spool| spool.read(from, room)).await;
-            let records = match read {
-                Ok(records) => records,
-                Err(error) => {
-                    tracing::error!(attempt = %self.id(), %error, "the spool cannot be read; the log stays incomplete");
-                    self.pump.give_up();
-                    break;
-                }
-            };
-            self.read_all = records.is_empty();
-            for record in records {
-                if self.pump.take(&record) {
-                    let chunk = LogChunk {
-                        attempt: self.id(),
-                        stream: record.chunk.stream,
-                        seq: record.chunk.stream_seq,
-                        bytes: record.chunk.bytes,
-                    };
-                    self.frames
-                        .push_back(binary::encode(self.held.assignment.job, &chunk));
-                }
-            }
-        }
-        let stored = self.pump.is_stale() || (self.read_all && self.pump.is_idle());
-        if stored && !self.log_done && matches!(self.phase, Phase::Reporting) && self.outbox.is_some() {
-            self.say_result();
-        }
-    }
-
     async fn note(&mut self, entry: Entry, durability: Durability) -> bool {
         let noted = self
             .context
@@ -807,15 +351,6 @@ impl Attempt {
             tracing::error!(attempt = %self.id(), %error, "the journal does not take an entry");
         }
         noted.is_ok()
-    }
-
-    async fn with_spool<T, F>(&mut self, work: F) -> io::Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut Spool) -> io::Result<T> + Send + 'static,
-    {
-        let spool = Arc::clone(&self.spool);
-        blocking(move || work(&mut spool.lock().unwrap_or_else(PoisonError::into_inner))).await
     }
 }
 

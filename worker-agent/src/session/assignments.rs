@@ -1,0 +1,150 @@
+//! What this worker holds: attempts are taken or refused, taken up again when their task died, and containers that
+//! belong to none of them are removed.
+//!
+//! Invariants: an attempt id is never started twice, nor after a cancel that came before it; an assignment is journaled
+//! before its attempt begins; only containers of ours that are old enough are taken for orphans.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use common::attempt::{AttemptReport, Outcome};
+use common::ids::AttemptId;
+use common::protocol::{Assignment, FromWorker, HELD_ATTEMPTS_MAX, HeldAttempt};
+
+use super::{LinkState, Session};
+use crate::attempt;
+use crate::journal::{Entry, Held};
+
+impl Session {
+    pub(super) fn on_assign(&mut self, assignment: Assignment) {
+        let attempt = assignment.attempt;
+        if let Some((_, handle)) = self.attempts.get(&attempt) {
+            handle.mailbox.put(|mail| mail.assigned_again = true);
+            return;
+        }
+        if self.context.journal.is_closed(attempt) {
+            return self.refuse(&assignment, "this attempt has ended on the worker before");
+        }
+        if self.attempts.len() >= HELD_ATTEMPTS_MAX {
+            return self.refuse(&assignment, "the worker holds as many attempts as it can");
+        }
+        let held = Held::new(Arc::new(assignment));
+        self.note(Entry::Assigned {
+            assignment: Arc::clone(&held.assignment),
+        });
+        self.hold(held);
+        let (LinkState::Up(connection), Some((_, handle))) = (&self.state, self.attempts.get(&attempt))
+        else {
+            return;
+        };
+        let (outbox, lease_until) = (connection.outbox.clone(), self.lease_until);
+        handle.mailbox.put(|mail| {
+            mail.link = Some(Some(outbox));
+            mail.deadline = lease_until;
+        });
+    }
+
+    /// Says of an attempt that is not held that it will not run here; whether that counts is decided there.
+    fn refuse(&self, assignment: &Assignment, message: &str) {
+        tracing::warn!(attempt = %assignment.attempt, message, "an assignment is not taken");
+        let report = AttemptReport::bare(Outcome::InfraError {
+            message: message.to_owned(),
+        });
+        self.say(FromWorker::Result {
+            job: assignment.job,
+            attempt: assignment.attempt,
+            report: Box::new(report),
+        });
+    }
+
+    /// The cancel came before its assignment, or after the end: it is never started here from now on.
+    pub(super) fn on_unknown_cancel(&self, HeldAttempt { job, attempt }: HeldAttempt) {
+        let at = self.clock.now();
+        self.note(Entry::Closed { attempt, at });
+        self.say(FromWorker::CancelAck { job, attempt });
+        let report = AttemptReport::bare(Outcome::Cancelled {
+            by: common::job::CancelledBy::System,
+            why: None,
+        });
+        self.say(FromWorker::Result {
+            job,
+            attempt,
+            report: Box::new(report),
+        });
+    }
+
+    pub(super) fn hold(&mut self, held: Held) {
+        let listed = HeldAttempt {
+            job: held.assignment.job,
+            attempt: held.assignment.attempt,
+        };
+        let handle = attempt::spawn(&self.context, held, self.over.0.clone());
+        self.attempts.insert(listed.attempt, (listed, handle));
+    }
+
+    pub(super) fn held(&self) -> Vec<HeldAttempt> {
+        self.attempts.values().map(|(listed, _)| *listed).collect()
+    }
+
+    /// An attempt whose task died is taken up from the journal again, as after a restart.
+    pub(super) fn revive(&mut self) {
+        let dead: Vec<AttemptId> = self
+            .attempts
+            .iter()
+            .filter(|(_, (_, handle))| handle.is_over())
+            .map(|(attempt, _)| *attempt)
+            .collect();
+        if dead.is_empty() {
+            return;
+        }
+        let state = self.context.journal.state();
+        for attempt in dead {
+            self.attempts.remove(&attempt);
+            let Some(held) = state.held.get(&attempt) else {
+                continue;
+            };
+            tracing::error!(%attempt, "the attempt's task had died; going on from the journal");
+            self.hold(held.clone());
+            if let (LinkState::Up(connection), Some((_, handle))) = (&self.state, self.attempts.get(&attempt))
+            {
+                let outbox = connection.outbox.clone();
+                handle.mailbox.put(|mail| mail.link = Some(Some(outbox)));
+            }
+        }
+    }
+
+    /// Removes containers of ours that the journal does not know; nobody else's, and none that may be in the making.
+    pub(super) fn sweep_orphans(&self) {
+        let (context, grace) = (Arc::clone(&self.context), self.config.limits.creation_grace);
+        self.tasks.spawn("orphans", async move {
+            let owned = match context.executor.owned().await {
+                Ok(owned) => owned,
+                Err(error) => {
+                    tracing::warn!(%error, "containers cannot be looked through for orphans");
+                    return;
+                }
+            };
+            let known: HashSet<_> = context
+                .journal
+                .state()
+                .held
+                .into_values()
+                .filter_map(|held| held.container)
+                .map(|(container, _)| container)
+                .collect();
+            let now = context.clock.now();
+            for found in owned {
+                if known.contains(&found.container) || now.since(found.created_at) < grace {
+                    continue;
+                }
+                tracing::warn!(
+                    container = found.container.0,
+                    "removing a container that no attempt holds"
+                );
+                if let Err(error) = context.executor.remove(&found.container).await {
+                    tracing::warn!(%error, container = found.container.0, "an orphan cannot be removed");
+                }
+            }
+        });
+    }
+}
