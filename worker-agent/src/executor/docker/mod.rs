@@ -10,6 +10,7 @@
 mod attach;
 mod collect;
 pub mod container;
+mod ending;
 mod engine;
 mod image;
 mod init_binary;
