@@ -2,7 +2,7 @@
 //!
 //! [`check_archive`] reads one to its end and writes nothing; [`unpack`] gives what is inside to a [`Sink`]. Both keep
 //! the same rules, so what was checked at submission is not refused later. Everything that can be told from headers is
-//! told before a byte of content is read, every name passes [`names`], and no header's size is believed: a reader that
+//! told before a byte of content is read, every name passes `names`, and no header's size is believed: a reader that
 //! yields more, or less, ends in a refusal. Memory is bounded by the limits, whatever the archive says.
 //!
 //! The readers are strict and our own on purpose: two readers of one format that disagree are how things are

@@ -1,6 +1,6 @@
 //! Jobs in hardened containers of a Docker engine.
 //!
-//! [`container`] says what a container may do and is the only place that does. [`make`] makes one with its
+//! [`container`] says what a container may do and is the only place that does. [`mod@make`] makes one with its
 //! [`workspace`], up to init's `ready`; [`run`] sees a job through to its end, over attachments ([`attach`]) that may
 //! break; [`spares`] are made ahead. Ours is what carries this agent's and state folder's label, and nothing else is
 //! ever touched, whatever its name.

@@ -67,7 +67,7 @@ pub struct Spares {
     shared: Arc<Shared>,
     limits: SpareLimits,
     waiting: Mutex<Vec<Spare>>,
-    /// Containers in `waiting`, and those being given or made: what [`super::DockerExecutor::owned`] leaves out.
+    /// Containers in `waiting`, and those being given or made: what `Executor::owned` leaves out.
     names: StdMutex<BTreeSet<ContainerRef>>,
     /// Those that were given to jobs lately, and when: for the search for orphans they are as new as that.
     given: StdMutex<HashMap<ContainerRef, (Timestamp, Mono)>>,
