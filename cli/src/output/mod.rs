@@ -23,10 +23,10 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
         .map_err(unwritten)
 }
 
-/// As [`print`], with a line feed behind.
+/// As [`print()`], with a line feed behind.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_line(text: &str) -> Result<(), Failure> {
     print(format!("{text}\n").as_bytes())
 }
@@ -34,7 +34,7 @@ pub fn print_line(text: &str) -> Result<(), Failure> {
 /// The API's JSON, as it came but for its layout.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(bytes: &[u8]) -> Result<(), Failure> {
     match serde_json::from_slice::<serde_json::Value>(bytes) {
         Ok(value) => print_line(&format!("{value:#}")),
