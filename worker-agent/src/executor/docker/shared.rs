@@ -20,7 +20,8 @@ use crate::executor::ExecutorError;
 const REAPING_MAX: usize = 256;
 /// Removals at the same time: each costs the engine CPU that jobs want.
 const REAPERS: usize = 2;
-/// Before a removal that failed is tried again, and how often; after that the search for orphans finds it.
+/// Before a removal that failed is tried again, and how often it may be refused; after that the search for orphans
+/// finds it.
 const REAP_AGAIN: Duration = Duration::from_secs(2);
 const REAP_TRIES: u32 = 5;
 
@@ -93,16 +94,28 @@ impl Shared {
         }
     }
 
+    /// An engine that is away is waited for, however long; one that refuses is asked a few times.
     async fn remove_persistently(&self, handle: &Handle) {
-        for _ in 0..REAP_TRIES {
+        let mut refusals = 0;
+        while refusals < REAP_TRIES {
             match self.remove(handle).await {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(container = %handle.name, %error, "not removed yet"),
+            }
+            if self.engine_answers().await {
+                refusals += 1;
             }
             tokio::select! {
                 () = tokio::time::sleep(REAP_AGAIN) => {}
                 () = self.tasks.stopping().cancelled() => return,
             }
+        }
+    }
+
+    async fn engine_answers(&self) -> bool {
+        match self.engine.client() {
+            Ok(client) => client.ping().await.is_ok(),
+            Err(_) => false,
         }
     }
 
