@@ -33,7 +33,9 @@ impl Machine {
                 &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
                 "MemTotal:",
             ) / 1_024,
-            kernel: said(Command::new("uname").arg("-r")).unwrap_or_default(),
+            kernel: said(Command::new("uname").arg("-r"))
+                .and_then(|release| release.split('-').next().map(str::to_owned))
+                .unwrap_or_default(),
             engine: said(Command::new("docker").args(["version", "--format", "{{.Server.Version}}"])),
         }
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use jobworker::args::Cli;
 use jobworker::output::note;
+use jobworker::output::sanitise::line;
 use jobworker::verbs;
 
 fn main() -> ExitCode {
@@ -20,7 +21,9 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.is_silent() {
-                note(&format!("error: {failure}"));
+                // it may quote what a server, an engine or a registry said
+                let shown: Vec<String> = failure.to_string().lines().map(line).collect();
+                note(&format!("error: {}", shown.join("\n")));
             }
             failure.exit_status().into()
         }

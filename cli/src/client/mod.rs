@@ -126,6 +126,8 @@ impl Client {
             .user_agent(concat!("jobworker/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(Duration::from_secs(15))
+            // a token goes to the server that was named and to nobody between
+            .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Failure::new("the HTTP client could not be made").source(error))?;
@@ -262,6 +264,13 @@ fn base_url(server: &str) -> Result<Url, Failure> {
             .exit(Exit::USAGE)
     };
     let url = Url::parse(server).map_err(|error| wrong(&error.to_string()))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        // not `wrong`: it would show the password
+        return Err(Failure::new("the server's address holds a name or a password")
+            .expected(format!("something like `{SERVER_DEFAULT}`"))
+            .next("leave them out, and sign in: `jobworker login --server URL`")
+            .exit(Exit::USAGE));
+    }
     match url.scheme() {
         "http" if url.host_str().is_some() => Ok(url),
         "https" => Err(wrong("this program speaks plain HTTP only, and would not send a token over anything else")

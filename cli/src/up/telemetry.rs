@@ -1,16 +1,14 @@
 //! What the parts say while they run: on stderr, for people on a terminal, as JSON otherwise. `RUST_LOG` decides how
-//! much; without it, warnings.
+//! much; without it, warnings, and who did what (the target `audit`).
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::output::stderr_is_terminal;
 
 /// Begins. A second call, such as from a test, changes nothing.
 pub fn begin() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::WARN.into())
-        .from_env_lossy();
+    let named = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let filter = EnvFilter::builder().parse_lossy(named.as_deref().unwrap_or("warn,audit=info"));
     let writer = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -15,6 +15,7 @@ use crate::client::{Call, Client, Followed, Follower};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::job_page::{outcome_sentence, steps};
+use crate::output::sanitise::line;
 use crate::output::stream::JobOutput;
 use crate::output::table::show_between;
 use crate::output::{note, print_json, print_line};
@@ -81,7 +82,12 @@ async fn finish(
         && (!args.quiet || outcome.kind != "exited")
         && exit != Exit::SUCCESS
     {
-        note(&format!("{id}: {}: {}", end.state, outcome_sentence(outcome)));
+        // the sentence may hold the engine's or a registry's words
+        note(&line(&format!(
+            "{id}: {}: {}",
+            end.state,
+            outcome_sentence(outcome)
+        )));
     }
     let job = logs::job(client, id).await?;
     if args.times && !args.quiet {
@@ -128,7 +134,12 @@ impl Following<'_> {
                     if std::mem::replace(&mut cancelled, true) {
                         return Ok(None);
                     }
-                    self.cancel().await;
+                    // a second one is heard also while a server does not answer to the first
+                    tokio::select! {
+                        biased;
+                        () = interrupts.next() => return Ok(None),
+                        () = self.cancel() => {}
+                    }
                 }
                 followed = follower.next() => {
                     if let Some(end) = self.shown(followed?)? {
