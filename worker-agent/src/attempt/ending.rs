@@ -6,7 +6,8 @@
 use std::io;
 use std::sync::PoisonError;
 
-use common::attempt::{AttemptReport, Outcome, Timings};
+use common::attempt::{AttemptReport, Outcome, RefusedArtifact, Timings};
+use common::protocol::CONTROL_FRAME_BYTES_MAX;
 
 use super::steps::{self, Gathered, millis};
 use super::{Attempt, Phase, Way, later, outcome};
@@ -20,6 +21,7 @@ impl Attempt {
         };
         self.run_until = None;
         self.seal();
+        self.asked.started = self.held.started_at.is_some();
         self.ended_at = Some(self.context.clock.mono());
         self.asked.lease_over = self
             .lease
@@ -100,7 +102,7 @@ impl Attempt {
     pub(super) async fn conclude(&mut self, report: AttemptReport) {
         self.phase = Phase::Reporting;
         self.slot.take_if(|_| self.held.container.is_none());
-        let report = Box::new(report);
+        let report = Box::new(fitting(report));
         self.held.report = Some(report.clone());
         let attempt = self.id();
         // Where the journal fails the report is sent all the same; only a crash before that would lose it.
@@ -127,5 +129,89 @@ impl Attempt {
             tracing::warn!(%attempt, %error, "the attempt's folder is left behind");
         }
         Way::Closed
+    }
+}
+
+/// A report travels in one frame, with room for its envelope.
+const REPORT_BYTES_MAX: usize = CONTROL_FRAME_BYTES_MAX - 2 * 1024;
+
+/// The report, or what of it fits into one frame: a larger one could never be sent. What is left out is counted in one
+/// last refusal; refusals go first, since an artifact is worth more than the reason why there is none.
+fn fitting(mut report: AttemptReport) -> AttemptReport {
+    let fits =
+        |report: &AttemptReport| serde_json::to_vec(report).is_ok_and(|text| text.len() <= REPORT_BYTES_MAX);
+    let mut left_out = 0;
+    while !fits(&report) {
+        if left_out > 0 {
+            report.artifacts_refused.pop();
+        }
+        let list = (report.artifacts.len(), report.artifacts_refused.len());
+        match list {
+            (0, 0) => break,
+            (artifacts, 0) => report.artifacts.truncate(artifacts * 7 / 8),
+            (_, refused) => report.artifacts_refused.truncate(refused / 2),
+        }
+        left_out += list.0 + list.1 - report.artifacts.len() - report.artifacts_refused.len();
+        report.artifacts_refused.push(RefusedArtifact {
+            path: "…".to_owned(),
+            reason: format!("{left_out} more files have no room in the report: pack them into an archive"),
+        });
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::attempt::Artifact;
+    use common::ids::FileId;
+
+    fn report(artifacts: usize, refused: usize, path_len: usize) -> AttemptReport {
+        let path = |place: usize| format!("{place:0>path_len$}");
+        AttemptReport {
+            artifacts: (0..artifacts)
+                .map(|place| Artifact {
+                    path: path(place),
+                    file: FileId::from_u128(1),
+                    bytes: 1,
+                    sha256: "0".repeat(64),
+                })
+                .collect(),
+            artifacts_refused: (0..refused)
+                .map(|place| RefusedArtifact {
+                    path: path(place),
+                    reason: "a link".to_owned(),
+                })
+                .collect(),
+            ..AttemptReport::bare(Outcome::Exited { code: 0 })
+        }
+    }
+
+    #[test]
+    fn a_report_always_fits_into_its_frame() {
+        for (artifacts, refused, path_len) in [
+            (1_000, 100, 20),
+            (64, 0, 1_000),
+            (0, 100, 1_024),
+            (1_000, 0, 1_024),
+        ] {
+            let fitted = fitting(report(artifacts, refused, path_len));
+            assert!(serde_json::to_vec(&fitted).unwrap().len() <= REPORT_BYTES_MAX);
+            let last = fitted.artifacts_refused.last().unwrap();
+            let kept = fitted.artifacts.len() + fitted.artifacts_refused.len() - 1;
+            let left_out = artifacts + refused - kept;
+            assert!(
+                last.reason.starts_with(&format!("{left_out} more")),
+                "{left_out}: {}",
+                last.reason
+            );
+            assert!(artifacts == 0 || !fitted.artifacts.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_report_that_fits_is_left_alone() {
+        let small = report(10, 10, 20);
+        assert_eq!(fitting(small.clone()), small);
     }
 }

@@ -16,6 +16,8 @@ pub struct Asked {
     /// The first stop that was asked for stands, as it does in init.
     pub stop: Option<StopWhy>,
     pub cancel_why: Option<String>,
+    /// The start of the process was seen.
+    pub started: bool,
     /// The lease had run out by the time the end was seen.
     pub lease_over: bool,
 }
@@ -41,7 +43,8 @@ pub fn of_end(end: &End, asked: &Asked) -> Outcome {
         } => match asked.stop {
             Some(why) => stopped(why, asked),
             None if asked.lease_over => Outcome::WorkerLost,
-            None if *engine_restarted => infra(message),
+            // what never began cannot have ended by its own doing
+            None if *engine_restarted || !asked.started => infra(message),
             None if *oom => Outcome::OomKilled,
             // init cannot be ended from inside but by the job's own uid: the job's doing.
             None => Outcome::Signaled { signal: SIGKILL },
@@ -119,6 +122,7 @@ mod tests {
         Asked {
             stop,
             cancel_why: Some("typo".into()),
+            started: true,
             lease_over,
         }
     }

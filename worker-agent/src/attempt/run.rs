@@ -64,6 +64,7 @@ impl Attempt {
     }
 
     pub(super) async fn on_adopted(&mut self, result: Result<Adopted, AdoptFailure>) -> Way {
+        self.asked.started = self.held.started_at.is_some();
         match result {
             Ok(Adopted { mut running, slot }) => {
                 self.slot = Some(slot);

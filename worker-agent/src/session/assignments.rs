@@ -29,9 +29,13 @@ impl Session {
             return self.refuse(&assignment, "the worker holds as many attempts as it can");
         }
         let held = Held::new(Arc::new(assignment));
-        self.note(Entry::Assigned {
+        let noted = self.note(Entry::Assigned {
             assignment: Arc::clone(&held.assignment),
         });
+        if !noted {
+            // Unknown to the journal its container would be an orphan, to be removed while it runs.
+            return self.refuse(&held.assignment, "the agent's journal cannot be written");
+        }
         self.hold(held);
         let (LinkState::Up(connection), Some((_, handle))) = (&self.state, self.attempts.get(&attempt))
         else {

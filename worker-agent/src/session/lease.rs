@@ -39,13 +39,20 @@ impl Session {
         let until = sent_at.after(settings.lost_after.saturating_sub(settings.kill_grace));
         self.lease_until = self.lease_until.max(Some(until));
         for VerdictFor { attempt, verdict } in verdicts {
-            if let Some((_, handle)) = self.attempts.get(attempt) {
-                match verdict {
-                    Verdict::Keep => handle
-                        .mailbox
-                        .put(|mail| mail.deadline = mail.deadline.max(Some(until))),
-                    Verdict::Stop => handle.mailbox.put(|mail| mail.stop = true),
-                }
+            if let (Verdict::Keep, Some((_, handle))) = (verdict, self.attempts.get(attempt)) {
+                handle
+                    .mailbox
+                    .put(|mail| mail.deadline = mail.deadline.max(Some(until)));
+            }
+        }
+        self.stop_refused(verdicts);
+    }
+
+    /// Ends the attempts that are not this session's to run.
+    pub(super) fn stop_refused(&self, verdicts: &[VerdictFor]) {
+        for VerdictFor { attempt, verdict } in verdicts {
+            if let (Verdict::Stop, Some((_, handle))) = (verdict, self.attempts.get(attempt)) {
+                handle.mailbox.put(|mail| mail.stop = true);
             }
         }
     }

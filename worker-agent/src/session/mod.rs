@@ -259,6 +259,9 @@ impl Session {
                 if let Some(sent_at) = self.sent.remove(&number) {
                     self.sent = self.sent.split_off(&number);
                     self.renew(sent_at, &verdicts);
+                } else {
+                    // Said again: it renews nothing, but a stop stands, for an attempt never becomes current again.
+                    self.stop_refused(&verdicts);
                 }
             }
             ToWorker::LogAck {
@@ -294,14 +297,16 @@ impl Session {
         }
     }
 
-    fn note(&self, entry: Entry) {
-        if let Err(error) = self
+    /// False: the journal could not be written.
+    fn note(&self, entry: Entry) -> bool {
+        let noted = self
             .context
             .journal
-            .record_now(entry, Durability::Written, self.clock.now())
-        {
+            .record_now(entry, Durability::Written, self.clock.now());
+        if let Err(error) = &noted {
             tracing::error!(%error, "the journal does not take an entry");
         }
+        noted.is_ok()
     }
 }
 

@@ -15,6 +15,8 @@ use super::{Connection, Done, End};
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
     pub number: u64,
+    /// It was read while another was being judged, and so is older than the rows that it is judged by.
+    pub waited: bool,
     pub attempts: Vec<HeldAttempt>,
     pub condition: Condition,
     pub load: Load,
@@ -38,7 +40,10 @@ impl Connection {
     /// One renewal is under way at a time; of those that come meanwhile the last one counts.
     pub(super) fn beat(&mut self, heartbeat: Heartbeat) {
         if self.beating {
-            self.next_beat = Some(heartbeat);
+            self.next_beat = Some(Heartbeat {
+                waited: true,
+                ..heartbeat
+            });
             return;
         }
         self.beating = true;
@@ -82,7 +87,9 @@ impl Connection {
         let Beaten { heartbeat, answer } = beaten;
         match answer {
             Judged::Renewed(rows) => {
-                self.end_absent(&rows, &heartbeat.attempts);
+                if !heartbeat.waited {
+                    self.end_absent(&rows, &heartbeat.attempts);
+                }
                 self.acknowledged = heartbeat.number;
                 let verdicts = judge(&rows, &heartbeat.attempts);
                 self.socket.put(&ToWorker::HeartbeatAck {
@@ -134,7 +141,7 @@ impl Connection {
                 }
                 _ => {
                     if let Some(known) = self.attempts.get(attempt) {
-                        known.assigned = false;
+                        (known.assigned, known.cancelled) = (false, false);
                     }
                 }
             }

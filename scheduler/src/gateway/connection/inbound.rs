@@ -41,6 +41,7 @@ impl Connection {
                 load,
             } => {
                 self.beat(Heartbeat {
+                    waited: false,
                     number,
                     attempts,
                     condition: effective(condition, draining),
@@ -67,6 +68,10 @@ impl Connection {
     }
 
     async fn chunk(&mut self, job: JobId, chunk: LogChunk) -> Result<(), End> {
+        // A store counts in 63 bits; a chunk that it can never take must not be tried for ever.
+        if i64::try_from(chunk.seq).is_err() {
+            return Err(End::Close(CloseCode::BadMessage, "not a chunk's number"));
+        }
         match self.look_up(job, chunk.attempt).await? {
             Standing::Ours => {
                 self.load_tracks(chunk.attempt).await?;

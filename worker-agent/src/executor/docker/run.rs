@@ -257,7 +257,15 @@ impl DockerRunning {
                     self.last_seq = ready.acked_seq;
                     self.acked = self.acked.max(ready.acked_seq);
                 }
-                if ready.phase == Phase::Waiting && self.run.is_some() {
+                if ready.phase == Phase::Waiting && self.run.is_none() {
+                    // adopted from a life that died before it said `run`: what to say is not known any more
+                    return Some(ExecEvent::Ended(ended_silently(End::Silent {
+                        engine_restarted: true,
+                        oom: false,
+                        message: "the agent ended before the job was begun".to_owned(),
+                    })));
+                }
+                if ready.phase == Phase::Waiting {
                     if let Err(error) = self.say_run().await {
                         tracing::debug!(%error, "run is said again later");
                     }
