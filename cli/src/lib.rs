@@ -12,5 +12,6 @@ pub mod failure;
 pub mod output;
 mod private_file;
 pub mod quantity;
+mod signals;
 pub mod up;
 pub mod verbs;

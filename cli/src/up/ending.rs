@@ -9,10 +9,8 @@ use common::lifecycle::JobEvent;
 use common::service::Jobs;
 use common::store::{Held, Stores};
 use common::time::SharedClock;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::UpArgs;
-use crate::failure::Failure;
 use crate::output::note;
 
 /// Jobs looked at in one read.
@@ -20,31 +18,6 @@ const PAGE: usize = 500;
 /// Beyond the longest grace of the jobs that are stopped, for their last words to be stored.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// Ctrl-C and TERM, from the first moment on.
-pub struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// # Errors
-    /// The system refuses.
-    pub fn new() -> Result<Self, Failure> {
-        let failed = |error| Failure::new("signals cannot be received").source(error);
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
-        })
-    }
-
-    pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
 
 /// Cancels what runs, or says that it goes on.
 pub async fn end_jobs(args: &UpArgs, stores: &Stores, clock: &SharedClock, times: &LeaseTimes) {

@@ -27,7 +27,6 @@ use tokio::task::JoinHandle;
 use worker_agent::executor::docker::{DockerConfig, DockerExecutor};
 use worker_agent::{AgentError, OnStop, ServerUrl};
 
-use self::ending::Signals;
 use self::place::{listen, state_folder, store_failure};
 use self::ready::Addresses;
 use self::secrets::Secrets;
@@ -35,6 +34,7 @@ use crate::args::UpArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::note;
+use crate::signals::Signals;
 
 /// How long the parts get to put their things down, after the worker.
 const JOIN_WITHIN: Duration = Duration::from_secs(15);

@@ -19,6 +19,7 @@ use crate::output::sanitise::line;
 use crate::output::stream::JobOutput;
 use crate::output::table::show_between;
 use crate::output::{note, print_json, print_line};
+use crate::signals::Signals;
 
 /// A job that waits longer than this gets an explanation.
 const WAIT_EXPLAINED_AFTER: Duration = Duration::from_secs(3);
@@ -38,7 +39,7 @@ async fn run(session: &Session, args: RunArgs) -> Result<Exit, Failure> {
         request.artifacts.push("**".to_owned());
     }
     // from here on Ctrl-C is the job's
-    let mut interrupts = Interrupts::new()?;
+    let mut interrupts = Signals::new()?;
     let answer = submit::submit_one(&client, &request, submit::new_key()).await?;
     let job: JobView = answer.parse()?;
     if args.detach {
@@ -122,7 +123,7 @@ struct Following<'a> {
 
 impl Following<'_> {
     /// Follows until the job has ended; none when the user left it alone.
-    async fn until_end(&mut self, interrupts: &mut Interrupts) -> Result<Option<EndEvent>, Failure> {
+    async fn until_end(&mut self, interrupts: &mut Signals) -> Result<Option<EndEvent>, Failure> {
         let mut follower = Follower::new(self.client.clone(), self.id);
         let explain = tokio::time::sleep(WAIT_EXPLAINED_AFTER);
         tokio::pin!(explain);
@@ -218,30 +219,6 @@ impl Following<'_> {
         if !self.quiet {
             self.output.break_line();
             note(text);
-        }
-    }
-}
-
-/// Ctrl-C and TERM alike.
-struct Interrupts {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Interrupts {
-    fn new() -> Result<Self, Failure> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let failed = |error| Failure::new("signals cannot be received").source(error);
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
         }
     }
 }
