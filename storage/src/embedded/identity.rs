@@ -54,7 +54,7 @@ impl Identity {
                 .map_err(sql)?;
             doc.map(|doc| decode("an identity record", &doc)).transpose()
         };
-        self.readers.read(find).await
+        self.readers.look(find).await
     }
 }
 
@@ -125,7 +125,7 @@ impl IdentityStore for Identity {
     }
 
     async fn login(&self, id: LoginId) -> Result<Option<Login>, StoreError> {
-        self.readers.read(move |db| login(db, id)).await
+        self.readers.look(move |db| login(db, id)).await
     }
 
     async fn touch_login(&self, id: LoginId, idle_end: Timestamp) -> Result<bool, StoreError> {

@@ -84,7 +84,7 @@ impl JobStore for Jobs {
         if let Some(job) = self.recent.get(id) {
             return Ok(Some(job));
         }
-        self.readers.read(move |db| query::get(db, id)).await
+        self.readers.look(move |db| query::get(db, id)).await
     }
 
     async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Job>, StoreError> {
@@ -138,10 +138,19 @@ impl JobStore for Jobs {
 
     async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
         let held = held.clone();
-        let ids = self
-            .readers
-            .read(move |db| query::held(db, &held, after, limit))
-            .await?;
+        let ids = match held {
+            // Bounded by the slots of the fleet, from an index alone, and on the way of every assignment.
+            Held::Undelivered(_) => {
+                self.readers
+                    .look(move |db| query::held(db, &held, after, limit))
+                    .await?
+            }
+            Held::Any | Held::BeforeTerm(_) | Held::Sessions(_) => {
+                self.readers
+                    .read(move |db| query::held(db, &held, after, limit))
+                    .await?
+            }
+        };
         let mut jobs = self.get_many(&ids).await?;
         jobs.sort_unstable_by_key(|job| job.id);
         Ok(jobs)

@@ -71,6 +71,17 @@ impl LogStore for Logs {
         from: LogPosition,
         bytes_max: usize,
     ) -> Result<LogPage, StoreError> {
+        // Followers ask again at each hint, mostly for nothing.
+        if self
+            .readers
+            .look(move |db| read::is_end(db, attempt, from))
+            .await?
+        {
+            return Ok(LogPage {
+                chunks: Vec::new(),
+                next: from,
+            });
+        }
         let folder = self.folder.clone();
         self.readers
             .read(move |db| read::page(db, &folder, attempt, stream, from, bytes_max))
@@ -91,7 +102,7 @@ impl LogStore for Logs {
     }
 
     async fn extent(&self, attempt: AttemptId) -> Result<LogExtent, StoreError> {
-        self.readers.read(move |db| read::extent(db, attempt)).await
+        self.readers.look(move |db| read::extent(db, attempt)).await
     }
 
     async fn missing(&self, attempt: AttemptId, until: [u64; 2]) -> Result<MissingLogs, StoreError> {

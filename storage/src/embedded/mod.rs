@@ -17,6 +17,7 @@ mod readers;
 mod segments;
 mod sqlite;
 mod terms;
+mod wal_room;
 mod workers;
 mod writer;
 
@@ -29,6 +30,7 @@ use common::time::SharedClock;
 use self::folder::Folder;
 use self::readers::Readers;
 use self::sqlite::Schema;
+use self::wal_room::WalRoom;
 use self::writer::{Lane, Size};
 use crate::Opened;
 
@@ -74,9 +76,17 @@ pub async fn open(folder: PathBuf, clock: SharedClock) -> Result<Opened, StoreEr
     let jobs_path = folder.path().join(sqlite::JOBS.file);
     let control_path = folder.path().join(sqlite::CONTROL.file);
     let logs_path = folder.path().join(sqlite::LOGS.file);
-    let jobs = Lane::start("store-jobs", databases.jobs, JOBS, Arc::clone(&folder))?;
-    let control = Lane::start("store-control", databases.control, CONTROL, Arc::clone(&folder))?;
-    let logs = Lane::start("store-logs", databases.logs, LOGS, Arc::clone(&folder))?;
+    let room = Some(WalRoom::of(&jobs_path));
+    let jobs = Lane::start("store-jobs", databases.jobs, JOBS, Arc::clone(&folder), room)?;
+    let control = Lane::start(
+        "store-control",
+        databases.control,
+        CONTROL,
+        Arc::clone(&folder),
+        None,
+    )?;
+    let room = Some(WalRoom::of(&logs_path));
+    let logs = Lane::start("store-logs", databases.logs, LOGS, Arc::clone(&folder), room)?;
     let job_readers = Readers::new(jobs_path, JOB_READERS);
     let control_readers = Readers::new(control_path, CONTROL_READERS);
     let log_readers = Readers::new(logs_path, LOG_READERS);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::store::StoreError;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 /// One database file and the steps that made its schema, oldest first.
@@ -39,8 +40,7 @@ const CHECKPOINT_PAGES: u32 = 8_192;
 /// The writing connection, its schema brought up to date.
 pub(super) fn open_writer(folder: &Path, schema: &Schema) -> Result<Connection, StoreError> {
     let mut db = Connection::open(folder.join(schema.file)).map_err(sql)?;
-    db.busy_timeout(BUSY).map_err(sql)?;
-    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    settle(&db)?;
     let setting = format!(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
@@ -58,9 +58,18 @@ pub(super) fn open_writer(folder: &Path, schema: &Schema) -> Result<Connection, 
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(sql)?;
+    settle(&db)?;
+    Ok(db)
+}
+
+/// What holds for every connection.
+fn settle(db: &Connection) -> Result<(), StoreError> {
     db.busy_timeout(BUSY).map_err(sql)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    Ok(db)
+    // Plans do not depend on bound values, or SQLite would plan some statements anew at each use.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        .map(drop)
+        .map_err(sql)
 }
 
 fn migrate(db: &mut Connection, schema: &Schema) -> Result<(), StoreError> {

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::folder::Folder;
 use super::sqlite;
+use super::wal_room::WalRoom;
 
 /// What a writer thread owns.
 pub(super) trait State: Send + 'static {
@@ -71,12 +72,13 @@ impl<S: State> Lane<S> {
         state: S,
         size: Size,
         folder: Arc<Folder>,
+        mut room: Option<WalRoom>,
     ) -> Result<Self, StoreError> {
         let (sender, receiver) = mpsc::channel(size.queue);
         std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
-                let closing = serve(receiver, state, size);
+                let closing = serve(receiver, state, size, room.as_mut());
                 drop(folder);
                 if let Some(reply) = closing {
                     // Whoever closes may have gone away; the lane is closed all the same.
@@ -182,6 +184,7 @@ fn serve<S: State>(
     mut receiver: mpsc::Receiver<Message<S>>,
     mut state: S,
     size: Size,
+    mut room: Option<&mut WalRoom>,
 ) -> Option<oneshot::Sender<()>> {
     loop {
         let mut next = receiver.blocking_recv();
@@ -204,6 +207,10 @@ fn serve<S: State>(
         if !group.is_empty() && catch_unwind(AssertUnwindSafe(|| run(&mut state, group))).is_err() {
             tracing::error!("a request to the store panicked; its group is undone and unanswered");
             roll_back(&mut state);
+        }
+        // After the answers: nobody waits for it.
+        if let Some(room) = &mut room {
+            room.keep_ahead();
         }
         if let Some(reply) = closing {
             return reply;
@@ -325,7 +332,7 @@ mod tests {
         let db = Connection::open(place.path().join("test.sqlite")).unwrap();
         db.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (n INTEGER UNIQUE, bytes BLOB)")
             .unwrap();
-        let lane = Lane::start("test", db, SIZE, folder).unwrap();
+        let lane = Lane::start("test", db, SIZE, folder, None).unwrap();
         (place, lane)
     }
 

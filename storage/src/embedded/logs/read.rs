@@ -64,6 +64,12 @@ impl Place {
     }
 }
 
+/// Whether nothing is stored from there on.
+pub(super) fn is_end(db: &Connection, attempt: AttemptId, from: LogPosition) -> Result<bool, StoreError> {
+    let found = find(db, attempt).map_err(sql)?;
+    Ok(found.is_none_or(|(_, next_position)| from.0 >= next_position.cast_unsigned()))
+}
+
 pub(super) fn page(
     db: &Connection,
     folder: &Path,
