@@ -1,5 +1,6 @@
 //! Who speaks. A bearer token (of a sign-in, or an API key) counts before the cookie; rows decide on every request.
 
+mod argon;
 mod key;
 mod password;
 mod token;

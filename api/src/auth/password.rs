@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use argon2::Params;
 use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::{CustomizedPasswordHasher, PasswordVerifier};
 use common::secret::Secret;
 use tokio::sync::Semaphore;
 
+use super::argon::Frugal;
 use crate::error::ApiError;
 
 /// Long enough for a phrase, short enough that hashing it is nothing beside Argon2's own work.
@@ -49,11 +50,9 @@ impl Passwords {
     pub async fn verify(&self, password: Secret<String>, stored: Option<String>) -> Result<bool, ApiError> {
         self.work(move || match stored {
             Some(stored) => PasswordHash::new(&stored).is_ok_and(|parsed| {
-                hasher().is_some_and(|argon| {
-                    argon
-                        .verify_password(password.expose().as_bytes(), &parsed)
-                        .is_ok()
-                })
+                Frugal
+                    .verify_password(password.expose().as_bytes(), &parsed)
+                    .is_ok()
             }),
             None => {
                 // the result is of no use; its time is
@@ -81,15 +80,11 @@ impl Passwords {
     }
 }
 
-fn hasher() -> Option<Argon2<'static>> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).ok()?;
-    Some(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
-}
-
 fn hash(password: &str) -> Option<String> {
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).ok()?;
     let salt: [u8; 16] = rand::random();
-    let hashed = hasher()?
-        .hash_password_with_salt(password.as_bytes(), &salt)
+    let hashed = Frugal
+        .hash_password_with_params(password.as_bytes(), &salt, params)
         .ok()?;
     Some(hashed.to_string())
 }
