@@ -27,6 +27,8 @@ pub enum Measure {
     Output(OutputArgs),
     /// Memory at rest and with many jobs waiting, and the time to start with them
     Memory(MemoryArgs),
+    /// The same number of jobs through BullMQ on Redis (installs it by npm)
+    Peers(PeersArgs),
     /// All of them with their defaults, one after the other
     All,
 }
@@ -39,6 +41,7 @@ impl Measure {
             Self::Throughput(_) => "throughput",
             Self::Output(_) => "output",
             Self::Memory(_) => "memory",
+            Self::Peers(_) => "peers",
             Self::All => "all",
         }
     }
@@ -52,6 +55,7 @@ impl Measure {
                 Self::Throughput(ThroughputArgs::default()),
                 Self::Output(OutputArgs::default()),
                 Self::Memory(MemoryArgs::default()),
+                Self::Peers(PeersArgs::default()),
             ],
             one => vec![one.clone()],
         }
@@ -75,6 +79,7 @@ defaults! {
     ThroughputArgs { jobs: 60_000, agents: 4, slots: 250, submitters: 4, batch: 1_000 }
     OutputArgs { mib: 1_024 }
     MemoryArgs { jobs: 100_000 }
+    PeersArgs { jobs: 60_000 }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -124,6 +129,12 @@ pub struct OutputArgs {
 #[derive(Debug, Clone, Args)]
 pub struct MemoryArgs {
     /// Jobs that wait
+    #[arg(long, default_value_t = Self::default().jobs)]
+    pub jobs: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct PeersArgs {
     #[arg(long, default_value_t = Self::default().jobs)]
     pub jobs: usize,
 }

@@ -4,6 +4,7 @@ mod echo;
 mod idle;
 mod memory;
 mod output;
+mod peers;
 mod throughput;
 
 use crate::args::Measure;
@@ -18,6 +19,7 @@ pub async fn run(measure: &Measure) -> anyhow::Result<Findings> {
         Measure::Throughput(args) => Box::pin(throughput::run(args)).await,
         Measure::Output(args) => Box::pin(output::run(args)).await,
         Measure::Memory(args) => Box::pin(memory::run(args)).await,
+        Measure::Peers(args) => Box::pin(peers::run(args)).await,
         Measure::All => anyhow::bail!("`all` is taken apart before"),
     }
 }

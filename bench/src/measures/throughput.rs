@@ -21,9 +21,21 @@ pub const JOBS_PER_SECOND_MIN: f64 = 6_000.0;
 const STALL: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
+/// What one run found.
+pub struct Measured {
+    pub jobs_per_second: f64,
+    seconds: f64,
+    submitted: Duration,
+    succeeded: u64,
+    stale: u64,
+    /// Processor time a job in µs: of the control plane, and of clients and agents.
+    cpu: (f64, f64),
+    peak_mb: f64,
+}
+
 /// # Errors
 /// A job was lost, refused, or did not succeed.
-pub async fn run(args: &ThroughputArgs) -> anyhow::Result<Findings> {
+pub async fn measure(args: &ThroughputArgs) -> anyhow::Result<Measured> {
     let installation = Installation::new()?;
     let server = installation.start(Agent::None).await?;
     let tasks = Tasks::new();
@@ -71,42 +83,63 @@ pub async fn run(args: &ThroughputArgs) -> anyhow::Result<Findings> {
 
     #[expect(clippy::cast_precision_loss, reason = "a number of jobs")]
     let jobs = args.jobs as f64;
-    let rate = jobs / seconds;
-    let (ours, theirs) = (cpu.0 / jobs * 1e6, cpu.1 / jobs * 1e6);
+    Ok(Measured {
+        jobs_per_second: jobs / seconds,
+        seconds,
+        submitted,
+        succeeded: counts.succeeded,
+        stale,
+        cpu: (cpu.0 / jobs * 1e6, cpu.1 / jobs * 1e6),
+        peak_mb: peak,
+    })
+}
+
+/// # Errors
+/// See [`measure`].
+pub async fn run(args: &ThroughputArgs) -> anyhow::Result<Findings> {
+    let found = Box::pin(measure(args)).await?;
     Ok(Findings {
         title: "jobs through the control plane, simulated agents",
-        counts: format!(
-            "{} jobs in requests of {} by {} clients, {} simulated agents of {} slots on real WebSockets, every commit durable",
-            args.jobs, args.batch, args.submitters, args.agents, args.slots
-        ),
+        counts: counts(args),
         rows: vec![
             Row::at_least(
                 "submitted, run, result accepted",
                 JOBS_PER_SECOND_MIN,
-                rate,
+                found.jobs_per_second,
                 " jobs/s",
             ),
             Row::told(
                 "first submission to last accepted result",
-                format!("{} s", number(seconds)),
+                format!("{} s", number(found.seconds)),
             ),
             Row::told(
                 "last submission acknowledged after",
-                format!("{} s", number(submitted.as_secs_f64())),
+                format!("{} s", number(found.submitted.as_secs_f64())),
             ),
             Row::told(
                 "jobs that the rows show as succeeded",
-                counts.succeeded.to_string(),
+                found.succeeded.to_string(),
             ),
-            Row::told("results refused as stale", stale.to_string()),
+            Row::told("results refused as stale", found.stale.to_string()),
             Row::told(
                 "processor time a job: control plane, clients and agents",
-                format!("{}, {} µs", number(ours), number(theirs)),
+                format!("{}, {} µs", number(found.cpu.0), number(found.cpu.1)),
             ),
-            Row::told("peak memory of `jobworker up`", format!("{} MB", number(peak))),
+            Row::told(
+                "peak memory of `jobworker up`",
+                format!("{} MB", number(found.peak_mb)),
+            ),
         ],
         notes: vec!["Clients and agents share the processors with the control plane.".to_owned()],
     })
+}
+
+/// How much of what, by whom.
+pub fn counts(args: &ThroughputArgs) -> String {
+    format!(
+        "{} jobs in requests of {} by {} clients, {} simulated agents of {} slots on real WebSockets, every commit durable",
+        args.jobs, args.batch, args.submitters, args.agents, args.slots
+    )
 }
 
 async fn submit(client: &Client, left: &AtomicUsize, batch: usize) -> anyhow::Result<()> {
