@@ -18,6 +18,9 @@ pub struct Worker {
     pub draining: bool,
     /// The session that speaks for it; older ones age until they are lost.
     pub session: Option<SessionId>,
+    /// The session's connection that said hello last.
+    #[serde(default)]
+    pub conn: u64,
     pub registered_at: Timestamp,
     /// Calendar time of the last word from it, for people; contact and lease are judged by beats.
     pub heard_at: Timestamp,

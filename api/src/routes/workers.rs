@@ -47,14 +47,12 @@ pub async fn drain(
     Id(id): Id<WorkerId>,
     Json(request): Json<DrainBody>,
 ) -> Result<axum::Json<WorkerView>, ApiError> {
-    let mut worker = app
+    let worker = app
         .stores
         .workers
-        .get(&id)
+        .set_draining(&id, request.draining)
         .await?
         .ok_or_else(|| ApiError::not_found("worker"))?;
-    worker.draining = request.draining;
-    app.stores.workers.put(&worker).await?;
     app.stores.hints.send(Topic::Worker(id.clone()));
     app.stores.hints.send(Topic::Capacity);
     let what = if request.draining {

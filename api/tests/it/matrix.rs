@@ -171,11 +171,12 @@ pub async fn register_worker(world: &World) {
         condition: Condition::Ready,
         draining: false,
         session: None,
+        conn: 0,
         registered_at: Timestamp::from_millis(1),
         heard_at: Timestamp::from_millis(1),
         load: Load::default(),
     };
-    world.stores.workers.put(&worker).await.unwrap();
+    world.stores.workers.put(&worker, None).await.unwrap();
     world.stores.hints.send(Topic::Capacity);
 }
 

@@ -23,7 +23,7 @@ pub use self::jobs::{
     NewJob, Page,
 };
 pub use self::logs::{Appended, LogExtent, LogPage, LogPosition, LogStore, StoredChunk, StreamExtent};
-pub use self::workers::{Beat, BeatAnswer, LeaderTerms, WorkerStore};
+pub use self::workers::{AgentWords, Beat, BeatAnswer, LeaderTerms, WorkerStore};
 
 /// Everything a program needs of its backends.
 #[derive(Clone)]

@@ -6,13 +6,27 @@ use super::StoreError;
 use crate::ids::{SessionId, WorkerId};
 use crate::job::Epoch;
 use crate::time::Timestamp;
-use crate::worker::{Session, Worker};
+use crate::worker::{Condition, Load, Session, Worker};
 
 /// Persistent home of workers and sessions. A session is a row of its own; renewing is `beat + 1`, never a time.
+///
+/// A worker's row has two halves with a writer each: the wish (`draining`), which only [`Self::set_draining`] writes,
+/// and the agent's words, which only [`Self::put`] and [`Self::refresh`] write. So neither can undo the other.
 #[async_trait]
 pub trait WorkerStore: Send + Sync {
-    /// Stores what is known of a worker, whole.
-    async fn put(&self, worker: &Worker) -> Result<(), StoreError>;
+    /// Stores what a hello says. Of a row that exists `draining`, `registered_at` and `load` stay as they are.
+    ///
+    /// False, and nothing is written, when an older connection speaks: the row's session is neither `replaces` (what
+    /// was read before the new session began) nor the new one, or is the new one with a higher `conn`.
+    async fn put(&self, worker: &Worker, replaces: Option<SessionId>) -> Result<bool, StoreError>;
+
+    /// Stores what a heartbeat says, and gives the row as it was before. None, and nothing is written, when the row is
+    /// not of this session and connection any more.
+    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<Option<Worker>, StoreError>;
+
+    /// Stores an administrator's wish, and gives the row as it is now; none for an unknown worker.
+    async fn set_draining(&self, id: &WorkerId, draining: bool) -> Result<Option<Worker>, StoreError>;
+
     async fn get(&self, id: &WorkerId) -> Result<Option<Worker>, StoreError>;
     async fn list(&self) -> Result<Vec<Worker>, StoreError>;
 
@@ -40,6 +54,16 @@ pub trait WorkerStore: Send + Sync {
 
     /// Those of `ids` that exist.
     async fn sessions(&self, ids: &[SessionId]) -> Result<Vec<Session>, StoreError>;
+}
+
+/// What a heartbeat says of its worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentWords {
+    pub session: SessionId,
+    pub conn: u64,
+    pub condition: Condition,
+    pub load: Load,
+    pub heard_at: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -220,6 +220,7 @@ mod tests {
             condition: Condition::Ready,
             draining: false,
             session: Some(session),
+            conn: 1,
             registered_at: Timestamp::default(),
             heard_at: Timestamp::default(),
             load: Load::default(),

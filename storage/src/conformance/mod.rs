@@ -68,12 +68,13 @@ macro_rules! conformance_suite {
             retry: the_same_report_is_accepted_again_and_changes_nothing, a_lost_worker_is_tried_again_then_given_up;
             list: pages_neither_lose_nor_repeat_under_inserts, filters_hold, counts_are_by_state_and_account;
             sessions: a_session_renews_until_it_is_lost, a_newer_connection_supersedes, lost_is_final,
-                a_session_heard_again_is_not_declared_lost, workers_are_kept_whole;
+                a_session_heard_again_is_not_declared_lost, workers_are_kept_whole,
+                an_agents_words_and_the_wish_to_drain_leave_each_other_alone, an_older_connection_cannot_put_its_session_back;
             logs: a_chunk_twice_is_read_once, chunks_are_read_in_the_order_of_storing, ranges_are_cut_to_the_byte,
                 disorder_is_mended_by_number, holes_are_told, pages_hold_at_least_one_chunk, purging_forgets_one_attempt,
                 concurrent_floods_stay_apart;
             files: a_file_appears_whole_or_not_at_all, a_wrong_sum_keeps_nothing, ranges_of_files, files_are_listed_newest_first;
-            identity: names_are_unique, sign_ins_are_touched_and_revoked, accounts_and_keys_are_kept;
+            identity: names_are_unique, a_password_and_the_right_to_come_in_are_changed_apart, sign_ins_are_touched_and_revoked, accounts_and_keys_are_kept;
             coord: the_lock_has_one_holder_at_a_time, the_queue_is_in_order, the_queue_starts_unbuilt_and_forgets,
                 a_hint_reaches_whoever_listens, the_call_past_the_limit_is_refused, no_double_burst_at_the_edge,
                 a_nonce_is_used_once_by_one, a_nonce_from_before_the_store_is_refused, old_nonces_are_forgotten;

@@ -1,9 +1,10 @@
 //! Workers and their sessions.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::ids::{PoolName, SessionId, WorkerId};
-use common::store::{Beat, BeatAnswer};
+use common::store::{AgentWords, Beat, BeatAnswer};
 use common::time::Clock;
 use common::worker::{Capacity, Condition, Load, Session, Worker, WorkerDescription};
 
@@ -117,9 +118,10 @@ pub async fn a_session_heard_again_is_not_declared_lost(backend: &mut impl Backe
     }
 }
 
-pub async fn workers_are_kept_whole(backend: &mut impl Backend) {
+/// A worker as its first hello tells it.
+fn worker(backend: &impl Backend, session: SessionId, conn: u64) -> Worker {
     let now = backend.clock().now();
-    let mut worker = Worker {
+    Worker {
         id: worker_id("node-1"),
         description: WorkerDescription {
             version: "0.1.0".into(),
@@ -138,16 +140,123 @@ pub async fn workers_are_kept_whole(backend: &mut impl Backend) {
         },
         condition: Condition::Ready,
         draining: false,
-        session: Some(SessionId::random()),
+        session: Some(session),
+        conn,
         registered_at: now,
         heard_at: now,
         load: Load::default(),
-    };
+    }
+}
+
+fn words(backend: &impl Backend, session: SessionId, conn: u64) -> AgentWords {
+    AgentWords {
+        session,
+        conn,
+        condition: Condition::Unready {
+            reasons: vec!["the engine does not answer".into()],
+        },
+        load: Load {
+            cpu_percent: 50,
+            running: 3,
+            ..Load::default()
+        },
+        heard_at: backend.clock().now(),
+    }
+}
+
+pub async fn workers_are_kept_whole(backend: &mut impl Backend) {
     let workers = backend.stores().workers;
+    let session = SessionId::random();
+    let mut worker = worker(backend, session, 1);
     assert_eq!(workers.get(&worker.id).await.unwrap(), None);
-    workers.put(&worker).await.unwrap();
-    worker.draining = true;
-    workers.put(&worker).await.unwrap();
+    assert!(workers.put(&worker, None).await.unwrap());
+    assert_eq!(workers.get(&worker.id).await.unwrap(), Some(worker.clone()));
+    backend.clock().advance(Duration::from_secs(5));
+    let words = words(backend, session, 1);
+    let before = workers.refresh(&worker.id, &words).await.unwrap();
+    assert_eq!(before, Some(worker.clone()));
+    worker.condition = words.condition;
+    (worker.load, worker.heard_at) = (words.load, words.heard_at);
     assert_eq!(workers.get(&worker.id).await.unwrap(), Some(worker.clone()));
     assert_eq!(workers.list().await.unwrap(), [worker]);
+}
+
+pub async fn an_agents_words_and_the_wish_to_drain_leave_each_other_alone(backend: &mut impl Backend) {
+    let workers = backend.stores().workers;
+    let (first, second) = (SessionId::random(), SessionId::random());
+    let hello = worker(backend, first, 1);
+    let id = &hello.id;
+    assert_eq!(workers.set_draining(id, true).await.unwrap(), None);
+    assert_eq!(workers.get(id).await.unwrap(), None, "a wish makes no worker");
+    assert!(workers.put(&hello, None).await.unwrap());
+    workers.refresh(id, &words(backend, first, 1)).await.unwrap();
+    let drained = workers.set_draining(id, true).await.unwrap().unwrap();
+    assert!(drained.draining);
+    assert_eq!(drained.load, words(backend, first, 1).load);
+    // Neither a heartbeat nor a hello, of the same session or of a new one, ends the wish.
+    backend.clock().advance(Duration::from_secs(5));
+    workers.refresh(id, &words(backend, first, 1)).await.unwrap();
+    assert!(
+        workers
+            .put(&worker(backend, first, 2), Some(first))
+            .await
+            .unwrap()
+    );
+    assert!(
+        workers
+            .put(&worker(backend, second, 1), Some(first))
+            .await
+            .unwrap()
+    );
+    let row = workers.get(id).await.unwrap().unwrap();
+    assert!(row.draining);
+    assert_eq!((row.registered_at, row.load), (hello.registered_at, drained.load));
+    let resumed = workers.set_draining(id, false).await.unwrap().unwrap();
+    assert_eq!(
+        resumed,
+        Worker {
+            draining: false,
+            ..row
+        }
+    );
+    // At the same time: both are kept, in any order.
+    for draining in [true, false].repeat(10) {
+        let words = words(backend, second, 1);
+        let (wished, said) = tokio::join!(workers.set_draining(id, draining), workers.refresh(id, &words));
+        assert!(wished.unwrap().is_some() && said.unwrap().is_some());
+        let row = workers.get(id).await.unwrap().unwrap();
+        assert_eq!((row.draining, row.load), (draining, words.load));
+    }
+}
+
+pub async fn an_older_connection_cannot_put_its_session_back(backend: &mut impl Backend) {
+    let workers = backend.stores().workers;
+    let [old, new, newest] = [(); 3].map(|()| SessionId::random());
+    let id = worker_id("node-1");
+    assert!(workers.put(&worker(backend, old, 1), None).await.unwrap());
+    assert!(workers.put(&worker(backend, old, 3), Some(old)).await.unwrap());
+    let row = worker(backend, new, 1);
+    assert!(workers.put(&row, Some(old)).await.unwrap());
+    // What they read before they stalled is not the truth any more.
+    let late = [
+        (old, 2, Some(old)),
+        (old, 4, Some(old)),
+        (newest, 1, Some(old)),
+        (newest, 1, None),
+    ];
+    for (session, conn, replaces) in late {
+        let put = workers.put(&worker(backend, session, conn), replaces).await;
+        assert!(!put.unwrap(), "{session} {conn} {replaces:?}");
+    }
+    for (session, conn) in [(old, 3), (new, 2), (newest, 1)] {
+        let said = workers.refresh(&id, &words(backend, session, conn)).await;
+        assert_eq!(said.unwrap(), None);
+    }
+    assert_eq!(workers.get(&id).await.unwrap(), Some(row.clone()));
+    // The same hello again changes nothing; within a session a higher connection replaces a lower one for good.
+    assert!(workers.put(&row, Some(old)).await.unwrap());
+    assert!(workers.put(&worker(backend, new, 3), Some(new)).await.unwrap());
+    assert!(!workers.put(&worker(backend, new, 2), Some(new)).await.unwrap());
+    assert!(!workers.put(&worker(backend, new, 2), Some(old)).await.unwrap());
+    assert_eq!(workers.get(&id).await.unwrap().map(|row| row.conn), Some(3));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use common::ids::{SessionId, WorkerId};
-use common::store::{Beat, BeatAnswer, StoreError, WorkerStore};
+use common::store::{AgentWords, Beat, BeatAnswer, StoreError, WorkerStore};
 use common::time::Timestamp;
 use common::worker::{Session, Worker};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -28,27 +28,60 @@ impl Workers {
 
 #[async_trait]
 impl WorkerStore for Workers {
-    async fn put(&self, worker: &Worker) -> Result<(), StoreError> {
-        let (id, doc) = (worker.id.as_str().to_owned(), encode("a worker", worker)?);
+    async fn put(&self, worker: &Worker, replaces: Option<SessionId>) -> Result<bool, StoreError> {
+        let mut new = worker.clone();
         let work = move |db: &mut Connection| {
-            db.prepare_cached("INSERT OR REPLACE INTO workers (id, doc) VALUES (?1, ?2)")
-                .and_then(|mut statement| statement.execute(params![id, doc]))
-                .map(drop)
-                .map_err(sql)
+            if let Some(row) = worker_row(db, &new.id)? {
+                if !may_speak(&row, &new, replaces) {
+                    return Ok(false);
+                }
+                (new.draining, new.registered_at, new.load) = (row.draining, row.registered_at, row.load);
+            }
+            store(db, &new)?;
+            Ok(true)
+        };
+        self.lane.write(1, work).await
+    }
+
+    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<Option<Worker>, StoreError> {
+        let (id, words) = (id.clone(), words.clone());
+        let work = move |db: &mut Connection| {
+            let Some(row) = worker_row(db, &id)? else {
+                return Ok(None);
+            };
+            if row.session != Some(words.session) || row.conn != words.conn {
+                return Ok(None);
+            }
+            let new = Worker {
+                condition: words.condition.clone(),
+                load: words.load,
+                heard_at: words.heard_at,
+                ..row.clone()
+            };
+            store(db, &new)?;
+            Ok(Some(row))
+        };
+        self.lane.write(1, work).await
+    }
+
+    async fn set_draining(&self, id: &WorkerId, draining: bool) -> Result<Option<Worker>, StoreError> {
+        let id = id.clone();
+        let work = move |db: &mut Connection| {
+            let Some(row) = worker_row(db, &id)? else {
+                return Ok(None);
+            };
+            let new = Worker { draining, ..row };
+            store(db, &new)?;
+            Ok(Some(new))
         };
         self.lane.write(1, work).await
     }
 
     async fn get(&self, id: &WorkerId) -> Result<Option<Worker>, StoreError> {
         let id = id.clone();
-        let get = move |db: &Connection| {
-            let doc: Option<String> = db
-                .prepare_cached("SELECT doc FROM workers WHERE id = ?1")
-                .and_then(|mut statement| statement.query_row([id.as_str()], |row| row.get(0)).optional())
-                .map_err(sql)?;
-            doc.map(|doc| decode("a worker", &doc)).transpose()
-        };
-        self.readers.read(get).await
+        self.readers
+            .read(move |db: &Connection| worker_row(db, &id))
+            .await
     }
 
     async fn list(&self) -> Result<Vec<Worker>, StoreError> {
@@ -140,6 +173,31 @@ impl WorkerStore for Workers {
         };
         self.readers.read(some).await
     }
+}
+
+/// Whether the connection behind `new` is not older than the one that wrote `row`.
+fn may_speak(row: &Worker, new: &Worker, replaces: Option<SessionId>) -> bool {
+    if row.session == new.session {
+        row.conn <= new.conn
+    } else {
+        row.session == replaces
+    }
+}
+
+fn worker_row(db: &Connection, id: &WorkerId) -> Result<Option<Worker>, StoreError> {
+    let doc: Option<String> = db
+        .prepare_cached("SELECT doc FROM workers WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id.as_str()], |row| row.get(0)).optional())
+        .map_err(sql)?;
+    doc.map(|doc| decode("a worker", &doc)).transpose()
+}
+
+fn store(db: &Connection, worker: &Worker) -> Result<(), StoreError> {
+    let doc = encode("a worker", worker)?;
+    db.prepare_cached("INSERT OR REPLACE INTO workers (id, doc) VALUES (?1, ?2)")
+        .and_then(|mut statement| statement.execute(params![worker.id.as_str(), doc]))
+        .map(drop)
+        .map_err(sql)
 }
 
 /// The same request again, its first answer lost, finds the session as it stands.

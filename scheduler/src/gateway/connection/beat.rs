@@ -6,8 +6,8 @@ use common::ids::AttemptId;
 use common::job::{Job, JobState};
 use common::lifecycle::JobEvent;
 use common::protocol::{CloseCode, HeldAttempt, ToWorker};
-use common::store::{Beat, BeatAnswer, StoreError, Topic};
-use common::worker::{Condition, Load, Worker};
+use common::store::{AgentWords, Beat, BeatAnswer, StoreError, Topic};
+use common::worker::{Condition, Load};
 
 use super::hello::{held_by, judge};
 use super::{Connection, Done, End};
@@ -55,7 +55,7 @@ impl Connection {
             self.gateway.stores.clone(),
             std::sync::Arc::clone(&self.gateway.clock),
         );
-        let (worker, session) = (self.worker.clone(), self.session);
+        let (worker, session, conn) = (self.worker.clone(), self.session, self.conn);
         self.begin(async move {
             let answer = match renewal.await.flatten() {
                 None => Judged::Unknown,
@@ -63,12 +63,19 @@ impl Connection {
                 Some(BeatAnswer::Superseded) => Judged::Superseded,
                 Some(BeatAnswer::Renewed) => {
                     let looked = async {
-                        let row = stores.workers.get(&worker).await?;
-                        if row.as_ref().is_some_and(|row| row.session != Some(session)) {
+                        let words = AgentWords {
+                            session,
+                            conn,
+                            condition: heartbeat.condition.clone(),
+                            load: heartbeat.load,
+                            heard_at: clock.now(),
+                        };
+                        let Some(before) = stores.workers.refresh(&worker, &words).await? else {
                             return Ok(Judged::Superseded);
-                        }
-                        if let Some(row) = row {
-                            refresh(&stores, row, &heartbeat, clock.now()).await?;
+                        };
+                        // Capacity that has come or gone is hinted.
+                        if before.condition != words.condition {
+                            stores.hints.send(Topic::Capacity);
                         }
                         Ok::<_, StoreError>(Judged::Renewed(held_by(&stores, session).await?))
                     };
@@ -147,25 +154,4 @@ impl Connection {
             }
         }
     }
-}
-
-/// Stores what the agent said of itself; capacity that has come or gone is hinted.
-async fn refresh(
-    stores: &common::store::Stores,
-    row: Worker,
-    heartbeat: &Heartbeat,
-    now: common::time::Timestamp,
-) -> Result<(), StoreError> {
-    let changed = row.condition != heartbeat.condition;
-    let row = Worker {
-        condition: heartbeat.condition.clone(),
-        load: heartbeat.load,
-        heard_at: now,
-        ..row
-    };
-    stores.workers.put(&row).await?;
-    if changed {
-        stores.hints.send(Topic::Capacity);
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use common::protocol::{
     CloseCode, FromWorker, HELD_ATTEMPTS_MAX, HeldAttempt, PROTOCOL_VERSION, ToWorker, Verdict, VerdictFor,
 };
 use common::store::{Held, StoreError, Stores, Topic};
+use common::time::Timestamp;
 use common::worker::{Condition, Load, Session, Worker, WorkerDescription};
 
 use super::known::{Attempts, Known, Standing};
@@ -47,6 +48,9 @@ pub async fn open(gateway: &Arc<Gateway>, worker: &WorkerId, socket: &mut Socket
         .await
         .map_err(|_| End::Close(CloseCode::TooSlow, "no hello in time"))??;
     let stores = &gateway.stores;
+    // Read before the session: whoever stores another one meanwhile is newer.
+    let before = stores.workers.get(worker).await?;
+    let replaces = before.and_then(|row| row.session);
     let (session, resumed) = session(gateway, worker, hello.session).await?;
     // Entered before the rows are looked at, so that what is assigned from now on is handed over.
     let place = gateway
@@ -56,7 +60,13 @@ pub async fn open(gateway: &Arc<Gateway>, worker: &WorkerId, socket: &mut Socket
             CloseCode::Superseded,
             "a newer connection speaks for this session",
         ))?;
-    store_worker(gateway, worker, session.id, &hello).await?;
+    let row = described(worker, &session, &hello, gateway.clock.now());
+    if !stores.workers.put(&row, replaces).await? {
+        return Err(End::Close(
+            CloseCode::Superseded,
+            "a newer connection speaks for this worker",
+        ));
+    }
     let rows = if resumed {
         held_by(stores, session.id).await?
     } else {
@@ -166,25 +176,19 @@ async fn session(
     Ok((session, false))
 }
 
-async fn store_worker(
-    gateway: &Gateway,
-    worker: &WorkerId,
-    session: SessionId,
-    hello: &Hello,
-) -> Result<(), StoreError> {
-    let before = gateway.stores.workers.get(worker).await?;
-    let now = gateway.clock.now();
-    let row = Worker {
+/// The worker as its hello tells it; what the row knows beyond that stays.
+fn described(worker: &WorkerId, session: &Session, hello: &Hello, now: Timestamp) -> Worker {
+    Worker {
         id: worker.clone(),
         description: hello.description.clone(),
         condition: hello.condition.clone(),
-        draining: before.as_ref().is_some_and(|row| row.draining),
-        session: Some(session),
-        registered_at: before.as_ref().map_or(now, |row| row.registered_at),
+        draining: false,
+        session: Some(session.id),
+        conn: session.conn,
+        registered_at: now,
         heard_at: now,
-        load: before.map_or_else(Load::default, |row| row.load),
-    };
-    gateway.stores.workers.put(&row).await
+        load: Load::default(),
+    }
 }
 
 /// Everything that a session holds.
