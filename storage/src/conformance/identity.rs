@@ -44,22 +44,29 @@ pub async fn names_are_unique(backend: &mut impl Backend) {
     for taken in [user(backend, "u1", "carol"), user(backend, "u3", "alice")] {
         assert!(matches!(store.create_user(&taken).await, Err(StoreError::Exists)));
     }
-    let renamed = User {
-        name: "alice".into(),
-        ..bob.clone()
-    };
-    assert!(matches!(store.put_user(&renamed).await, Err(StoreError::Exists)));
-    let disabled = User {
-        disabled: true,
-        ..bob
-    };
-    store.put_user(&disabled).await.unwrap();
-    assert_eq!(store.user(&disabled.id).await.unwrap(), Some(disabled));
+    assert_eq!(store.user(&bob.id).await.unwrap(), Some(bob));
     assert_eq!(store.user_by_name("alice").await.unwrap(), Some(alice));
     assert_eq!(store.user_by_name("carol").await.unwrap(), None);
     assert_eq!(store.count_users().await.unwrap(), 2);
-    let nobody = user(backend, "u9", "nobody");
-    assert!(matches!(store.put_user(&nobody).await, Err(StoreError::NotFound)));
+}
+
+pub async fn a_password_and_the_right_to_come_in_are_changed_apart(backend: &mut impl Backend) {
+    let store = backend.stores().identity;
+    let (mut bob, nobody) = (user(backend, "u2", "bob"), UserId::new("u9").unwrap());
+    store.create_user(&bob).await.unwrap();
+    let first = bob.password_hash.clone();
+    assert!(store.set_password(&bob.id, &first, "$second").await.unwrap());
+    // Whoever proved an older password has proved nothing.
+    assert!(!store.set_password(&bob.id, &first, "$third").await.unwrap());
+    assert!(!store.set_password(&nobody, &first, "$third").await.unwrap());
+    assert!(store.set_disabled(&bob.id, true).await.unwrap());
+    assert!(!store.set_disabled(&nobody, true).await.unwrap());
+    (bob.password_hash, bob.disabled) = ("$second".into(), true);
+    assert_eq!(store.user(&bob.id).await.unwrap(), Some(bob.clone()));
+    assert!(store.set_disabled(&bob.id, false).await.unwrap());
+    bob.disabled = false;
+    assert_eq!(store.user_by_name("bob").await.unwrap(), Some(bob));
+    assert_eq!(store.user(&nobody).await.unwrap(), None);
 }
 
 pub async fn sign_ins_are_touched_and_revoked(backend: &mut impl Backend) {
@@ -80,8 +87,16 @@ pub async fn sign_ins_are_touched_and_revoked(backend: &mut impl Backend) {
             .await
             .unwrap()
     );
-    store.revoke_logins_of(&second.user).await.unwrap();
+    let third = login(backend, "u1");
+    store.create_login(&third).await.unwrap();
+    store
+        .revoke_logins_of(&second.user, Some(third.id))
+        .await
+        .unwrap();
     assert!(store.login(second.id).await.unwrap().unwrap().revoked);
+    assert_eq!(store.login(third.id).await.unwrap(), Some(third.clone()));
+    store.revoke_logins_of(&second.user, None).await.unwrap();
+    assert!(store.login(third.id).await.unwrap().unwrap().revoked);
     assert_eq!(store.login(other.id).await.unwrap(), Some(other));
 }
 
@@ -116,6 +131,27 @@ pub async fn accounts_and_keys_are_kept(backend: &mut impl Backend) {
         revoked: false,
     };
     store.create_api_key(&key).await.unwrap();
-    assert_eq!(store.api_key(key.id).await.unwrap(), Some(key));
+    assert_eq!(store.api_key(key.id).await.unwrap(), Some(key.clone()));
     assert_eq!(store.api_key(ApiKeyId::random()).await.unwrap(), None);
+    let (second, foreign) = (
+        ApiKey {
+            id: ApiKeyId::random(),
+            ..key.clone()
+        },
+        ApiKey {
+            id: ApiKeyId::random(),
+            user: UserId::new("u2").unwrap(),
+            ..key.clone()
+        },
+    );
+    store.create_api_key(&second).await.unwrap();
+    store.create_api_key(&foreign).await.unwrap();
+    assert!(store.revoke_api_key(key.id).await.unwrap());
+    assert!(!store.revoke_api_key(ApiKeyId::random()).await.unwrap());
+    let revoked = ApiKey { revoked: true, ..key };
+    let mut both = vec![revoked, second];
+    both.sort_by_key(|key| key.id.as_u128());
+    assert_eq!(store.api_keys_of(&both[0].user, 10).await.unwrap(), both);
+    assert_eq!(store.api_keys_of(&both[0].user, 1).await.unwrap(), both[..1]);
+    assert_eq!(store.api_key(foreign.id).await.unwrap(), Some(foreign));
 }

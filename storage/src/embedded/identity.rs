@@ -83,19 +83,17 @@ impl IdentityStore for Identity {
             .map(drop)
     }
 
-    async fn put_user(&self, user: &User) -> Result<(), StoreError> {
-        let values = (
-            user.id.as_str().to_owned(),
-            user.name.clone(),
-            encode("a user", user)?,
-        );
-        match self
-            .change("UPDATE users SET name = ?2, doc = ?3 WHERE id = ?1", values)
-            .await?
-        {
-            0 => Err(StoreError::NotFound),
-            _ => Ok(()),
-        }
+    async fn set_password(&self, id: &UserId, old: &str, new: &str) -> Result<bool, StoreError> {
+        let values = (id.as_str().to_owned(), old.to_owned(), new.to_owned());
+        let statement = "UPDATE users SET doc = json_set(doc, '$.password_hash', ?3)
+             WHERE id = ?1 AND json_extract(doc, '$.password_hash') = ?2";
+        self.change(statement, values).await.map(|changed| changed == 1)
+    }
+
+    async fn set_disabled(&self, id: &UserId, disabled: bool) -> Result<bool, StoreError> {
+        let values = (id.as_str().to_owned(), encode("a flag", &disabled)?);
+        let statement = "UPDATE users SET doc = json_set(doc, '$.disabled', json(?2)) WHERE id = ?1";
+        self.change(statement, values).await.map(|changed| changed == 1)
     }
 
     async fn user(&self, id: &UserId) -> Result<Option<User>, StoreError> {
@@ -146,11 +144,11 @@ impl IdentityStore for Identity {
             .map(drop)
     }
 
-    async fn revoke_logins_of(&self, user: &UserId) -> Result<(), StoreError> {
-        let values = (user.as_str().to_owned(),);
-        self.change("UPDATE logins SET revoked = 1 WHERE user = ?1", values)
-            .await
-            .map(drop)
+    async fn revoke_logins_of(&self, user: &UserId, except: Option<LoginId>) -> Result<(), StoreError> {
+        let except = except.map(|login| login.as_u128().to_be_bytes());
+        let values = (user.as_str().to_owned(), except);
+        let statement = "UPDATE logins SET revoked = 1 WHERE user = ?1 AND id IS NOT ?2";
+        self.change(statement, values).await.map(drop)
     }
 
     async fn create_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {
@@ -166,6 +164,29 @@ impl IdentityStore for Identity {
             id.as_u128().to_be_bytes(),
         )
         .await
+    }
+
+    async fn api_keys_of(&self, user: &UserId, limit: usize) -> Result<Vec<ApiKey>, StoreError> {
+        let user = user.as_str().to_owned();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let keys = move |db: &Connection| {
+            let mut statement = db
+                .prepare_cached(
+                    "SELECT doc FROM api_keys WHERE json_extract(doc, '$.user') = ?1 ORDER BY id LIMIT ?2",
+                )
+                .map_err(sql)?;
+            let docs = statement
+                .query_map(params![user, limit], |row| row.get::<_, String>(0))
+                .map_err(sql)?;
+            docs.map(|doc| decode("an API key", &doc.map_err(sql)?)).collect()
+        };
+        self.readers.read(keys).await
+    }
+
+    async fn revoke_api_key(&self, id: ApiKeyId) -> Result<bool, StoreError> {
+        let values = (id.as_u128().to_be_bytes(),);
+        let statement = "UPDATE api_keys SET doc = json_set(doc, '$.revoked', json('true')) WHERE id = ?1";
+        self.change(statement, values).await.map(|changed| changed == 1)
     }
 }
 

@@ -22,7 +22,10 @@ pub(super) const JOBS: Schema = Schema {
 };
 pub(super) const CONTROL: Schema = Schema {
     file: "control.sqlite",
-    steps: &[include_str!("../../migrations/control/0001_control.sql")],
+    steps: &[
+        include_str!("../../migrations/control/0001_control.sql"),
+        include_str!("../../migrations/control/0002_keys_by_user.sql"),
+    ],
 };
 pub(super) const LOGS: Schema = Schema {
     file: "logs.sqlite",
@@ -178,8 +181,8 @@ mod tests {
         for schema in [&JOBS, &CONTROL, &LOGS] {
             drop(open_writer(folder.path(), schema).unwrap());
             let db = open_writer(folder.path(), schema).unwrap();
-            let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-            assert_eq!(version, 1);
+            let version: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+            assert_eq!(version as usize, schema.steps.len());
             let mode: String = db.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
             let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
             assert_eq!((mode.as_str(), synchronous), ("wal", 2));
