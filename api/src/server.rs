@@ -61,7 +61,17 @@ pub fn serve(
     };
     let app = AppState::new(config, stores, clock, tasks.clone());
     let router = routes::router(app);
-    tasks.spawn("api listener", accept(listener, router, settings, tasks.clone()));
+    tasks.keep("api listener", {
+        let (listener, settings, tasks) = (Arc::new(listener), Arc::new(settings), tasks.clone());
+        move || {
+            accept(
+                Arc::clone(&listener),
+                router.clone(),
+                Arc::clone(&settings),
+                tasks.clone(),
+            )
+        }
+    });
     Ok(address)
 }
 
@@ -70,7 +80,7 @@ struct Settings {
     header_timeout: Duration,
 }
 
-async fn accept(listener: TcpListener, router: Router, settings: Settings, tasks: Tasks) {
+async fn accept(listener: Arc<TcpListener>, router: Router, settings: Arc<Settings>, tasks: Tasks) {
     let stopping = tasks.stopping().clone();
     loop {
         let Ok(permit) = settings.connections.clone().acquire_owned().await else {

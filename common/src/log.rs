@@ -8,6 +8,13 @@ use crate::ids::AttemptId;
 /// Largest payload of one chunk, in bytes: a frame of `jobworker-init` is one chunk all the way to the store.
 pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
+/// Highest number of a chunk, and of anything that a report counts: what a reader of JSON holds exactly and every store
+/// takes, and far beyond what a job can print.
+pub const NUMBER_MAX: u64 = (1 << 53) - 1;
+
+/// What a chunk costs at the least against a cap, so that a flood of empty ones is a flood too.
+pub const CHUNK_CHARGE_MIN: u64 = 16;
+
 /// Default cap of one attempt's log, both streams together; a setting of the account.
 pub const LOG_BYTES_MAX_DEFAULT: u64 = 64 * 1024 * 1024;
 

@@ -1,7 +1,8 @@
 //! Tracked background tasks: nothing is spawned that nobody waits for.
 //!
 //! [`Tasks`] is cheap to clone. [`Tasks::stop`] asks every task to end through the shared token; [`Tasks::join`]
-//! waits for them. A task that panics is logged by name and does not take the process along.
+//! waits for them. A task that panics is logged by name and does not take the process along; one that the program
+//! cannot do without is kept by [`Tasks::keep`], which begins it anew.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,6 +10,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// The first pause before a kept task begins anew: whatever made it panic may be over by then.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest: a task that panics at once each time costs next to nothing, and its log stays readable.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A life of this length forgives the panics before it.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Default)]
 pub struct Tasks {
@@ -47,6 +55,33 @@ impl Tasks {
         }))
     }
 
+    /// Spawns a task that the program cannot do without: when it panics, `begin` makes it anew after a pause that
+    /// doubles with each panic, until it ends by itself or the tasks stop. What it was doing at the time is lost.
+    pub fn keep<F, T>(&self, name: &'static str, mut begin: F) -> tokio::task::JoinHandle<()>
+    where
+        F: FnMut() -> T + Send + 'static,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let stopping = self.stopping.clone();
+        self.spawn(name, async move {
+            let mut pause = None;
+            loop {
+                let begun = tokio::time::Instant::now();
+                let life = std::panic::AssertUnwindSafe(async { begin().await });
+                if life.catch_unwind().await.is_ok() || stopping.is_cancelled() {
+                    return;
+                }
+                let next = pause_after(pause, begun.elapsed());
+                tracing::error!(task = name, pause = ?next, "a background task panicked; it begins anew");
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = tokio::time::sleep(next) => {}
+                }
+                pause = Some(next);
+            }
+        })
+    }
+
     pub fn stop(&self) {
         self.stopping.cancel();
     }
@@ -55,5 +90,73 @@ impl Tasks {
     pub async fn join(&self, within: Duration) -> bool {
         self.tracker.close();
         tokio::time::timeout(within, self.tracker.wait()).await.is_ok()
+    }
+}
+
+/// The pause after a life that ended in a panic; `before` is the pause before that life.
+fn pause_after(before: Option<Duration>, lived: Duration) -> Duration {
+    match before {
+        Some(pause) if lived < FORGIVEN_AFTER => (pause * 2).min(PAUSE_MAX),
+        Some(_) | None => PAUSE_MIN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// Tells that it lives, then panics; from its life `good` on it goes on until it is stopped.
+    fn panicking(tasks: &Tasks, good: u32) -> mpsc::Receiver<u32> {
+        let (tell, told) = mpsc::channel(16);
+        let (stopping, mut life) = (tasks.stopping().clone(), 0);
+        tasks.keep("test", move || {
+            life += 1;
+            let (tell, stopping) = (tell.clone(), stopping.clone());
+            async move {
+                tell.send(life).await.unwrap();
+                assert!(life >= good, "as the test asked");
+                stopping.cancelled().await;
+            }
+        });
+        told
+    }
+
+    async fn lives(told: &mut mpsc::Receiver<u32>) -> Option<u32> {
+        tokio::time::timeout(DEADLINE, told.recv()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_kept_task_that_panics_begins_anew_after_its_pauses() {
+        let (tasks, begun) = (Tasks::new(), tokio::time::Instant::now());
+        let mut told = panicking(&tasks, 4);
+        for life in 1..=4 {
+            assert_eq!(lives(&mut told).await, Some(life));
+        }
+        assert!(begun.elapsed() >= 7 * PAUSE_MIN, "{:?}", begun.elapsed());
+        tasks.stop();
+        assert!(tasks.join(DEADLINE).await);
+        assert_eq!(lives(&mut told).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_kept_task_that_ends_has_ended_and_a_stop_ends_every_pause() {
+        let tasks = Tasks::new();
+        tasks.keep("ends", || async {}).await.unwrap();
+        let mut told = panicking(&tasks, u32::MAX);
+        assert_eq!(lives(&mut told).await, Some(1));
+        tasks.stop();
+        assert!(tasks.join(DEADLINE).await);
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_a_long_life_forgives() {
+        let soon = Duration::ZERO;
+        assert_eq!(pause_after(None, soon), PAUSE_MIN);
+        assert_eq!(pause_after(Some(PAUSE_MIN), soon), 2 * PAUSE_MIN);
+        assert_eq!(pause_after(Some(PAUSE_MAX), soon), PAUSE_MAX);
+        assert_eq!(pause_after(Some(PAUSE_MAX), FORGIVEN_AFTER), PAUSE_MIN);
     }
 }

@@ -66,7 +66,10 @@ impl Scheduler {
         };
         gateway::start(&context, listener, tasks);
         let (leading, watched) = watch::channel(None);
-        tasks.spawn("leader", leader::run(context, leading, tasks.clone()));
+        tasks.keep("leader", {
+            let tasks = tasks.clone();
+            move || leader::run(context.clone(), leading.clone(), tasks.clone())
+        });
         Ok(Self {
             address,
             leading: watched,

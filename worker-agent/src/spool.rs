@@ -19,16 +19,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use common::log::{CHUNK_BYTES_MAX, DroppedRange, LogEnd, Stream, StreamEnd};
+use common::log::{CHUNK_BYTES_MAX, CHUNK_CHARGE_MIN, DroppedRange, LogEnd, Stream, StreamEnd};
 
 use crate::executor::Chunk;
 
 /// Head and tail each have about this many segments: so the part of the tail that is dropped at once is small.
 const SEGMENTS_MAX: u64 = 16;
-
-/// A chunk counts as at least this much, so that a flood of single bytes cannot make the files much larger than the
-/// cap.
-const CHARGE_MIN: u64 = 16;
 
 const MAGIC: [u8; 4] = *b"JWS1";
 const HEADER_LEN: usize = 4 + 1 + TOTALS_LEN + TOTALS_LEN + 4;
@@ -169,7 +165,7 @@ impl Spool {
         if chunk.bytes.len() > CHUNK_BYTES_MAX {
             return Err(io::Error::other("a chunk is larger than a chunk may be"));
         }
-        let charge = (chunk.bytes.len() as u64).max(CHARGE_MIN);
+        let charge = (chunk.bytes.len() as u64).max(CHUNK_CHARGE_MIN);
         self.make_room(charge)?;
         let record = encode_record(chunk);
         self.writer.write_all(&record)?;
@@ -439,7 +435,7 @@ impl Found {
             while let Some((chunk, len)) = scan_record(&mut reader)? {
                 found.totals.add(&chunk);
                 segment.len += len;
-                segment.charge += (chunk.bytes.len() as u64).max(CHARGE_MIN);
+                segment.charge += (chunk.bytes.len() as u64).max(CHUNK_CHARGE_MIN);
             }
             broken = segment.len < size;
             found.segments.push_back(segment);
@@ -454,7 +450,7 @@ impl Found {
             .filter(|segment| segment.part == Part::Head)
             .map_or(0, |first| {
                 let bytes: u64 = first.start.bytes.iter().sum();
-                bytes.max(first.start.seq * CHARGE_MIN)
+                bytes.max(first.start.seq * CHUNK_CHARGE_MIN)
             })
     }
 }

@@ -8,7 +8,7 @@ use common::log::LogChunk;
 use common::store::{Stores, Topic};
 use common::time::SharedClock;
 
-use super::lane::{Inbox, Lane, lane};
+use super::lane::{Inbox, Lane, Lent, lane};
 
 /// Connections whose chunks are stored in one write. Each brings a quarter of a MiB at the most.
 const BATCH: usize = 32;
@@ -24,7 +24,7 @@ pub fn chunks() -> (Chunks, Inbox<Vec<LogChunk>, bool>) {
 }
 
 /// Stores until nobody asks any more.
-pub async fn run(mut inbox: Inbox<Vec<LogChunk>, bool>, stores: Stores, clock: SharedClock) {
+pub async fn run(mut inbox: Lent<Vec<LogChunk>, bool>, stores: Stores, clock: SharedClock) {
     while let Some(asked) = inbox.batch(BATCH, Duration::ZERO).await {
         let (chunks, replies): (Vec<Vec<LogChunk>>, Vec<_>) = asked.into_iter().unzip();
         let all: Vec<LogChunk> = chunks.into_iter().flatten().collect();

@@ -6,7 +6,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use common::tasks::Tasks;
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 /// A question, and where its answer goes.
 pub type Asked<Q, A> = (Q, oneshot::Sender<A>);
@@ -37,6 +38,33 @@ impl<Q: Send + 'static, A: Send + 'static> Lane<Q, A> {
 
 pub struct Inbox<Q, A> {
     receiver: mpsc::Receiver<Asked<Q, A>>,
+}
+
+/// An inbox for as long as its writer lives; the next writer finds it where this one left it.
+pub type Lent<Q, A> = OwnedMutexGuard<Inbox<Q, A>>;
+
+/// Keeps a lane's writer until nobody can ask any more. The questions that one was writing as it panicked are answered
+/// by their dropped senders, as by a lane that is gone; those behind them are the next writer's.
+///
+/// The lane outlives the stop of `tasks`, so that what was asked before is still answered.
+pub fn keep<Q, A, F, T>(tasks: &Tasks, name: &'static str, inbox: Inbox<Q, A>, mut write: F)
+where
+    Q: Send + 'static,
+    A: Send + 'static,
+    F: FnMut(Lent<Q, A>) -> T + Send + 'static,
+    T: Future<Output = ()> + Send + 'static,
+{
+    let inbox = std::sync::Arc::new(tokio::sync::Mutex::new(inbox));
+    tasks.keep(name, move || {
+        // The writer before has let go of it: one lives at a time.
+        let lent = std::sync::Arc::clone(&inbox).try_lock_owned();
+        let writing = lent.ok().map(&mut write);
+        async move {
+            if let Some(writing) = writing {
+                writing.await;
+            }
+        }
+    });
 }
 
 /// A lane with room for `depth` questions.

@@ -86,26 +86,34 @@ pub fn start(context: &Context, listener: TcpListener, tasks: &Tasks) {
         file_counts: FileCounts::default(),
     });
     // The lanes end by themselves when the last connection has gone, so that what was asked before is still answered.
-    tasks.spawn(
-        "renewals",
-        renewals::run(renewals_inbox, stores.clone(), config.times.heartbeat),
-    );
-    tasks.spawn(
-        "reports",
-        reports::run(reports_inbox, Jobs::new(stores.clone(), Arc::clone(clock))),
-    );
-    tasks.spawn(
-        "log chunks",
-        chunks::run(chunks_inbox, stores.clone(), Arc::clone(clock)),
-    );
-    tasks.spawn(
-        "deliveries",
-        deliveries::run(stores.clone(), registry, tasks.clone()),
-    );
-    tasks.spawn(
-        "worker listener",
-        server::run(listener, router(gateway), config.limits.clone(), tasks.clone()),
-    );
+    let (times, limits) = (config.times.clone(), config.limits.clone());
+    let jobs = Jobs::new(stores.clone(), Arc::clone(clock));
+    lane::keep(tasks, "renewals", renewals_inbox, {
+        let stores = stores.clone();
+        move |inbox| renewals::run(inbox, stores.clone(), times.heartbeat)
+    });
+    lane::keep(tasks, "reports", reports_inbox, move |inbox| {
+        reports::run(inbox, jobs.clone())
+    });
+    lane::keep(tasks, "log chunks", chunks_inbox, {
+        let (stores, clock) = (stores.clone(), Arc::clone(clock));
+        move |inbox| chunks::run(inbox, stores.clone(), Arc::clone(&clock))
+    });
+    tasks.keep("deliveries", {
+        let (stores, tasks) = (stores.clone(), tasks.clone());
+        move || deliveries::run(stores.clone(), Arc::clone(&registry), tasks.clone())
+    });
+    tasks.keep("worker listener", {
+        let (listener, router, tasks) = (Arc::new(listener), router(gateway), tasks.clone());
+        move || {
+            server::run(
+                Arc::clone(&listener),
+                router.clone(),
+                limits.clone(),
+                tasks.clone(),
+            )
+        }
+    });
 }
 
 fn router(gateway: Arc<Gateway>) -> axum::Router {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::store::{Beat, BeatAnswer, Stores};
 
-use super::lane::{Inbox, Lane, lane};
+use super::lane::{Inbox, Lane, Lent, lane};
 
 /// Longest time that heartbeats are collected for.
 const WINDOW_MAX: Duration = Duration::from_millis(500);
@@ -22,7 +22,7 @@ pub fn renewals() -> (Renewals, Inbox<Beat, Option<BeatAnswer>>) {
 }
 
 /// Writes until nobody asks any more.
-pub async fn run(mut inbox: Inbox<Beat, Option<BeatAnswer>>, stores: Stores, heartbeat: Duration) {
+pub async fn run(mut inbox: Lent<Beat, Option<BeatAnswer>>, stores: Stores, heartbeat: Duration) {
     let window = WINDOW_MAX.min(heartbeat / WINDOW_PART);
     while let Some(asked) = inbox.batch(BATCH, window).await {
         let beats: Vec<Beat> = asked.iter().map(|(beat, _)| *beat).collect();

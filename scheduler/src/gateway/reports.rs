@@ -10,7 +10,7 @@ use common::lifecycle::{JobEvent, Refusal, Step};
 use common::service::Jobs;
 use common::store::{CommitError, StoreError};
 
-use super::lane::{Inbox, Lane, lane};
+use super::lane::{Inbox, Lane, Lent, lane};
 
 const BATCH: usize = 256;
 
@@ -43,7 +43,7 @@ pub fn reports() -> (Reports, Inbox<Report, Answer>) {
 }
 
 /// Writes until nobody asks any more.
-pub async fn run(mut inbox: Inbox<Report, Answer>, jobs: Jobs) {
+pub async fn run(mut inbox: Lent<Report, Answer>, jobs: Jobs) {
     while let Some(asked) = inbox.batch(BATCH, Duration::ZERO).await {
         let (reports, replies): (Vec<Report>, Vec<_>) = asked.into_iter().unzip();
         for (answer, reply) in apply(&jobs, &reports).await.into_iter().zip(replies) {

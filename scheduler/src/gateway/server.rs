@@ -33,7 +33,7 @@ pub struct Admission {
 }
 
 /// Accepts until the program stops.
-pub async fn run(listener: TcpListener, router: Router, limits: Limits, tasks: Tasks) {
+pub async fn run(listener: Arc<TcpListener>, router: Router, limits: Limits, tasks: Tasks) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     loop {
         // Without a place the next connection waits in the kernel's queue.

@@ -43,6 +43,8 @@ pub struct Context {
 /// Tries to lead for as long as the program runs. `leading` shows the current term.
 pub async fn run(context: Context, leading: watch::Sender<Option<Epoch>>, tasks: Tasks) {
     let ttl = context.config.times.lock_ttl;
+    // A life before this one may have ended in the middle of its term.
+    leading.send_replace(None);
     while !tasks.stopping().is_cancelled() {
         let hold = Arc::new(LockHold::new(
             Arc::clone(&context.stores.lock),

@@ -83,15 +83,7 @@ impl Agent {
         session: Option<SessionId>,
         attempts: Vec<HeldAttempt>,
     ) -> (bool, Vec<VerdictFor>) {
-        self.say(&FromWorker::Hello {
-            protocol: PROTOCOL_VERSION,
-            session,
-            description: description(self.capacity),
-            condition: Condition::Ready,
-            draining: false,
-            attempts,
-        })
-        .await;
+        self.say(&hello_of(self.capacity, session, attempts)).await;
         match self.hear().await {
             ToWorker::Welcome {
                 session,
@@ -112,7 +104,12 @@ impl Agent {
     }
 
     pub async fn send(&mut self, frame: Message) {
-        self.sink.send(frame).await.unwrap();
+        self.try_send(frame).await.unwrap();
+    }
+
+    /// Sends to a gateway that may have closed.
+    pub async fn try_send(&mut self, frame: Message) -> Result<(), Error> {
+        self.sink.send(frame).await
     }
 
     pub async fn chunk(&mut self, assignment: &Assignment, stream: LogStream, seq: u64, bytes: &'static str) {
@@ -249,6 +246,28 @@ pub fn held(assignment: &Assignment) -> HeldAttempt {
     HeldAttempt {
         job: assignment.job,
         attempt: assignment.attempt,
+    }
+}
+
+/// The hello of a worker that is given no work.
+pub fn hello(session: Option<SessionId>, attempts: Vec<HeldAttempt>) -> FromWorker {
+    let nothing = Capacity {
+        cpu_millis: 1,
+        memory_mib: 1,
+        disk_mib: 1,
+        slots: 0,
+    };
+    hello_of(nothing, session, attempts)
+}
+
+fn hello_of(capacity: Capacity, session: Option<SessionId>, attempts: Vec<HeldAttempt>) -> FromWorker {
+    FromWorker::Hello {
+        protocol: PROTOCOL_VERSION,
+        session,
+        description: description(capacity),
+        condition: Condition::Ready,
+        draining: false,
+        attempts,
     }
 }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use common::attempt::{AttemptReport, Outcome};
-use common::ids::{AttemptId, JobId, SessionId};
-use common::job::StateName;
+use common::ids::{AttemptId, JobId, SessionId, UserId, WorkerId};
+use common::job::{CancelRequest, CancelledBy, StateName};
+use common::lifecycle::JobEvent;
 use common::lifecycle::testing::spec;
 use common::protocol::{CloseCode, FromWorker, HeldAttempt, ResultVerdict, ToWorker, Verdict};
 use common::retry::RetryPolicy;
@@ -100,6 +101,55 @@ async fn one_heartbeat_without_a_running_attempt_is_forgiven_and_two_are_not() {
         }
     })
     .await;
+}
+
+/// It is older than the rows that it is judged by, so what it does not list may have begun since.
+#[tokio::test]
+async fn a_heartbeat_that_waited_ends_no_run() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let id = ring.submit(spec()).await;
+    let assignment = agent.hear_assignment().await;
+    agent.start(&assignment).await;
+    ring.job_becomes(id, StateName::Running).await;
+    // The first is being judged while the others come; of those the last one is judged after it.
+    for number in 1..=3 {
+        agent
+            .say(&FromWorker::Heartbeat {
+                number,
+                attempts: vec![],
+                condition: Default::default(),
+                draining: false,
+                load: Default::default(),
+            })
+            .await;
+    }
+    while !matches!(agent.hear().await, ToWorker::HeartbeatAck { number: 3, .. }) {}
+    assert_eq!(
+        agent.beat(4, vec![held(&assignment)]).await,
+        vec![(assignment.attempt, Verdict::Keep)]
+    );
+    assert_eq!(ring.job(id).await.state.name(), StateName::Running);
+}
+
+#[tokio::test]
+async fn an_assigned_job_with_a_cancel_asked_is_delivered_again_to_an_agent_that_forgot_it() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let id = ring.submit(spec()).await;
+    let assignment = agent.hear_assignment().await;
+    let asked = CancelRequest {
+        by: CancelledBy::User(UserId::new("alice").unwrap()),
+        why: None,
+        at: Default::default(),
+    };
+    ring.jobs.apply(id, JobEvent::CancelAsked(asked)).await.unwrap();
+    assert_eq!(agent.hear_cancel().await, (id, assignment.attempt));
+    agent.beat(1, vec![]).await;
+    assert_eq!(ring.job(id).await.state.name(), StateName::Assigned);
+    agent.beat(2, vec![]).await;
+    // There is nobody who could confirm any more.
+    ring.job_becomes(id, StateName::Cancelled).await;
 }
 
 #[tokio::test]
@@ -246,4 +296,32 @@ async fn who_beats_is_never_lost() {
         arrived,
         crate::agent::Arrived::Message(ToWorker::HeartbeatAck { .. })
     )));
+}
+
+/// The wish is an administrator's; neither a hello nor a heartbeat of the agent's may end it.
+#[tokio::test]
+async fn a_drain_between_heartbeats_and_reconnects_is_not_lost() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let worker = WorkerId::new("w").unwrap();
+    let workers = &ring.stores.workers;
+    for (number, draining) in (1..).zip([true, false, true]) {
+        let (beaten, wished) = tokio::join!(
+            agent.beat(number, vec![]),
+            workers.set_draining(&worker, draining)
+        );
+        assert!(beaten.is_empty() && wished.unwrap().is_some());
+        assert_eq!(workers.get(&worker).await.unwrap().unwrap().draining, draining);
+    }
+    let session = agent.session;
+    for session in [session, None] {
+        let mut back = Agent::connect(&ring, "w").await;
+        back.greet(session, vec![]).await;
+        back.beat(1, vec![]).await;
+        let row = workers.get(&worker).await.unwrap().unwrap();
+        assert!(row.draining && row.session == back.session);
+    }
+    ring.submit(spec()).await;
+    let mut other = ring.agent("other").await;
+    other.hear_assignment().await;
 }

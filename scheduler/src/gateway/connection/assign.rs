@@ -107,13 +107,13 @@ impl Connection {
         }
         let ended = self.gateway.reports.ask(Report { job: job.id, event });
         self.starts_under_way += 1;
-        self.begin(async move { Done::Ended(attempt, ended.await) });
+        self.begin(async move { Done::Ended(attempt, ended.await.unwrap_or(Answer::StoreAway)) });
     }
 
     /// An end that could not be written is tried again when the row comes by again.
-    pub(super) fn ended(&mut self, attempt: AttemptId, answer: Option<Answer>) {
+    pub(super) fn ended(&mut self, attempt: AttemptId, answer: &Answer) {
         self.starts_under_way -= 1;
-        if answer == Some(Answer::StoreAway)
+        if *answer == Answer::StoreAway
             && let Some(known) = self.attempts.get(attempt)
         {
             (known.standing, known.assigned, known.cancelled) = (Standing::Ours, false, false);

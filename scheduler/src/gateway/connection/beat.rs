@@ -10,7 +10,7 @@ use common::store::{AgentWords, Beat, BeatAnswer, StoreError, Topic};
 use common::worker::{Condition, Load};
 
 use super::hello::{held_by, judge};
-use super::{Connection, Done, End};
+use super::{Connection, Done, End, SUPERSEDED};
 
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
@@ -111,10 +111,7 @@ impl Connection {
                 ));
             }
             Judged::Superseded => {
-                return Err(End::Close(
-                    CloseCode::Superseded,
-                    "a newer connection speaks for this worker",
-                ));
+                return Err(SUPERSEDED);
             }
             Judged::Unknown => {}
         }

@@ -15,7 +15,7 @@ use common::worker::{Condition, Load, Session, Worker, WorkerDescription};
 
 use super::known::{Attempts, Known, Standing};
 use super::socket::{Inbound, Socket};
-use super::{End, Gateway};
+use super::{End, Gateway, SUPERSEDED, plausible};
 use crate::gateway::registry::Place;
 use crate::gateway::reports::Report;
 
@@ -56,16 +56,10 @@ pub async fn open(gateway: &Arc<Gateway>, worker: &WorkerId, socket: &mut Socket
     let place = gateway
         .registry
         .enter(worker, session.id, session.conn)
-        .ok_or(End::Close(
-            CloseCode::Superseded,
-            "a newer connection speaks for this session",
-        ))?;
+        .ok_or(SUPERSEDED)?;
     let row = described(worker, &session, &hello, gateway.clock.now());
     if !stores.workers.put(&row, replaces).await? {
-        return Err(End::Close(
-            CloseCode::Superseded,
-            "a newer connection speaks for this worker",
-        ));
+        return Err(SUPERSEDED);
     }
     let rows = if resumed {
         held_by(stores, session.id).await?
@@ -120,6 +114,14 @@ async fn expect_hello(socket: &mut Socket) -> Result<Hello, End> {
             Inbound::Message(FromWorker::Hello { attempts, .. }) if attempts.len() > HELD_ATTEMPTS_MAX => {
                 Err(End::Close(CloseCode::BadMessage, "too many attempts"))
             }
+            Inbound::Message(FromWorker::Hello { description, .. })
+                if !plausible::description(&description) =>
+            {
+                Err(End::Close(
+                    CloseCode::BadMessage,
+                    "a description of more than 64 labels, or a text of more than 256 printable bytes",
+                ))
+            }
             Inbound::Message(FromWorker::Hello {
                 session,
                 description,
@@ -129,7 +131,7 @@ async fn expect_hello(socket: &mut Socket) -> Result<Hello, End> {
                 ..
             }) => Ok(Hello {
                 session,
-                description,
+                description: plausible::limited(description),
                 condition: effective(condition, draining),
                 attempts,
             }),
@@ -148,6 +150,7 @@ fn speaks(protocol: u32) -> bool {
 /// The agent's own wish to drain is part of its condition: the row's `draining` is the administrator's alone, and an
 /// agent that comes back must not end it.
 pub fn effective(condition: Condition, draining: bool) -> Condition {
+    let condition = plausible::condition(condition);
     if !draining {
         return condition;
     }

@@ -1,15 +1,18 @@
 //! What the agent says, message by message; what it speaks of is checked against the rows before anything is done.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use common::ids::{AttemptId, JobId};
 use common::lifecycle::{JobEvent, Refusal};
-use common::log::LogChunk;
+use common::log::{LogChunk, NUMBER_MAX};
 use common::protocol::{CloseCode, FromWorker, HELD_ATTEMPTS_MAX, ToWorker, Verdict, VerdictFor};
 
 use super::beat::Heartbeat;
 use super::hello::effective;
 use super::known::{Known, Standing, standing};
 use super::socket::Inbound;
-use super::{Connection, Done, End};
+use super::{Connection, Done, End, plausible};
 use crate::gateway::reports::{Answer, Report};
 
 impl Connection {
@@ -33,6 +36,10 @@ impl Connection {
             FromWorker::Heartbeat { attempts, .. } if attempts.len() > HELD_ATTEMPTS_MAX => {
                 Err(End::Close(CloseCode::BadMessage, "too many attempts"))
             }
+            // Its agent counts upwards, and a socket keeps the order: whatever repeats one must not renew a lease.
+            FromWorker::Heartbeat { number, .. } if number <= self.last_beat => {
+                Err(End::Close(CloseCode::BadMessage, "a heartbeat came again"))
+            }
             FromWorker::Heartbeat {
                 number,
                 attempts,
@@ -40,12 +47,13 @@ impl Connection {
                 draining,
                 load,
             } => {
+                self.last_beat = number;
                 self.beat(Heartbeat {
                     waited: false,
                     number,
                     attempts,
                     condition: effective(condition, draining),
-                    load,
+                    load: plausible::load(load),
                 });
                 Ok(())
             }
@@ -59,6 +67,9 @@ impl Connection {
                 tracing::debug!(%job, %attempt, "the agent ends a cancelled attempt");
                 Ok(())
             }
+            FromWorker::Result { report, .. } if !plausible::report(&report) => {
+                Err(End::Close(CloseCode::BadMessage, "not a possible report"))
+            }
             FromWorker::Result { job, attempt, report } => {
                 self.look_up(job, attempt).await?;
                 self.result(job, attempt, report);
@@ -68,22 +79,27 @@ impl Connection {
     }
 
     async fn chunk(&mut self, job: JobId, chunk: LogChunk) -> Result<(), End> {
-        // A store counts in 63 bits; a chunk that it can never take must not be tried for ever.
-        if i64::try_from(chunk.seq).is_err() {
+        // A store that cannot take a number would be asked to for ever.
+        if chunk.seq > NUMBER_MAX {
             return Err(End::Close(CloseCode::BadMessage, "not a chunk's number"));
         }
-        match self.look_up(job, chunk.attempt).await? {
+        let wanted = match self.look_up(job, chunk.attempt).await? {
             Standing::Ours => {
                 self.load_tracks(chunk.attempt).await?;
-                self.take_chunk(job, chunk);
+                self.has_room(job, &chunk).await?
             }
-            Standing::Stale | Standing::Foreign => self.socket.put(&ToWorker::LogAck {
+            Standing::Stale | Standing::Foreign => false,
+        };
+        if wanted {
+            self.take_chunk(job, chunk);
+        } else {
+            self.socket.put(&ToWorker::LogAck {
                 job,
                 attempt: chunk.attempt,
                 stream: chunk.stream,
                 seq: chunk.seq,
                 stale: true,
-            }),
+            });
         }
         Ok(())
     }
@@ -112,40 +128,46 @@ impl Connection {
     }
 
     fn started(&mut self, job: JobId, attempt: AttemptId) {
-        let answer = self.gateway.reports.ask(Report {
-            job,
-            event: JobEvent::Started { attempt },
-        });
         self.starts_under_way += 1;
-        self.begin(async move { Done::Started(job, attempt, answer.await) });
+        self.ask_started(job, attempt, Duration::ZERO);
     }
 
-    pub(super) fn started_answered(&mut self, job: JobId, attempt: AttemptId, answer: Option<Answer>) {
+    fn ask_started(&self, job: JobId, attempt: AttemptId, after: Duration) {
+        let event = JobEvent::Started { attempt };
+        // Asked at the call where nothing is waited for, so that a result right behind it is decided after it.
+        let now = after.is_zero().then(|| {
+            self.gateway.reports.ask(Report {
+                job,
+                event: event.clone(),
+            })
+        });
+        let gateway = Arc::clone(&self.gateway);
+        self.begin(async move {
+            let answer = match now {
+                Some(asked) => asked.await,
+                None => {
+                    tokio::time::sleep(after).await;
+                    gateway.reports.ask(Report { job, event }).await
+                }
+            };
+            Done::Started(job, attempt, answer.unwrap_or(Answer::StoreAway))
+        });
+    }
+
+    pub(super) fn started_answered(&mut self, job: JobId, attempt: AttemptId, answer: Answer) {
         self.starts_under_way -= 1;
         match answer {
             // Running already, or ended by its own result that came right behind.
-            Some(Answer::Done | Answer::Refused(Refusal::Unchanged)) => {}
-            Some(Answer::Refused(_) | Answer::Unknown) => {
+            Answer::Done | Answer::Refused(Refusal::Unchanged) => {}
+            Answer::Refused(_) | Answer::Unknown => {
                 tracing::debug!(%job, %attempt, "a start came too late");
                 self.stop(attempt);
             }
             // Asked again until the store answers: a start that is lost would leave the row behind the truth.
-            Some(Answer::StoreAway) => {
+            Answer::StoreAway => {
                 self.starts_under_way += 1;
-                let gateway = std::sync::Arc::clone(&self.gateway);
-                self.begin(async move {
-                    tokio::time::sleep(super::TICK).await;
-                    let answer = gateway
-                        .reports
-                        .ask(Report {
-                            job,
-                            event: JobEvent::Started { attempt },
-                        })
-                        .await;
-                    Done::Started(job, attempt, answer)
-                });
+                self.ask_started(job, attempt, super::TICK);
             }
-            None => {}
         }
     }
 

@@ -51,6 +51,10 @@ pub struct Known {
     pub tracks: [Track; 2],
     /// The tracks begin where the store ended.
     pub tracks_loaded: bool,
+    /// What came since the size of its log was looked at.
+    pub unlooked: u64,
+    /// Its log is larger than an honest agent's can be: nothing more of it is stored.
+    pub flooded: bool,
 }
 
 impl Known {
@@ -63,6 +67,8 @@ impl Known {
             in_hello: false,
             tracks: [Track::default(), Track::default()],
             tracks_loaded: false,
+            unlooked: 0,
+            flooded: false,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use common::ids::{AttemptId, JobId};
-use common::log::{LogChunk, Stream};
+use common::log::{CHUNK_CHARGE_MIN, LogChunk, Stream};
 use common::protocol::ToWorker;
 use common::time::Mono;
 
@@ -15,6 +15,13 @@ const APPEND_BYTES_MAX: usize = 256 * 1024;
 
 /// Chunks of one append: small ones cost their heads.
 const APPEND_CHUNKS_MAX: usize = 512;
+
+/// Bytes of one attempt between two looks at the size of its log.
+const LOOK_EVERY: u64 = 4 * 1024 * 1024;
+
+/// How much larger than its account's cap a log may be: the cap is the agent's to keep, with a share for the last chunk
+/// and a cap that was lowered meanwhile; this bound is ours, for an agent that does not.
+const CAPS_MAX: u64 = 2;
 
 #[derive(Default)]
 pub struct ChunkQueue {
@@ -48,6 +55,38 @@ impl Connection {
         self.chunks.waiting_bytes += chunk.bytes.len();
         self.chunks.waiting.push((job, chunk));
         self.append();
+    }
+
+    /// Whether a chunk may be stored, as far as the size of its attempt's log goes. Repeats cost a look now and then,
+    /// and nothing of the cap.
+    pub(super) async fn has_room(&mut self, job: JobId, chunk: &LogChunk) -> Result<bool, End> {
+        let Some(known) = self.attempts.get(chunk.attempt) else {
+            return Ok(true);
+        };
+        known.unlooked += (chunk.bytes.len() as u64).max(CHUNK_CHARGE_MIN);
+        if known.flooded || known.unlooked < LOOK_EVERY {
+            return Ok(!known.flooded);
+        }
+        known.unlooked = 0;
+        let stores = &self.gateway.stores;
+        let Some(row) = stores.jobs.get(job).await? else {
+            return Ok(false);
+        };
+        let cap = self.gateway.accounts.settings(&row.account).await.log_bytes_max;
+        let extent = stores.logs.extent(chunk.attempt).await?;
+        let [out, err] = Stream::ALL.map(|stream| extent.of(stream));
+        let charge = (out.bytes + err.bytes).max((out.chunks + err.chunks).saturating_mul(CHUNK_CHARGE_MIN));
+        let flooded = charge > cap.saturating_mul(CAPS_MAX);
+        if flooded {
+            tracing::warn!(
+                worker = %self.worker, %job, attempt = %chunk.attempt, charge, cap,
+                "a worker sends more output than its account may keep; the rest is not stored"
+            );
+        }
+        if let Some(known) = self.attempts.get(chunk.attempt) {
+            known.flooded = flooded;
+        }
+        Ok(!flooded)
     }
 
     /// Begins the next append if none is under way.

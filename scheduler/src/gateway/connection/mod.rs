@@ -10,6 +10,7 @@ mod hello;
 mod inbound;
 mod known;
 mod logs;
+mod plausible;
 mod results;
 mod socket;
 
@@ -54,6 +55,8 @@ pub enum End {
     Gone,
 }
 
+const SUPERSEDED: End = End::Close(CloseCode::Superseded, "a newer connection speaks for this worker");
+
 impl From<StoreError> for End {
     /// The agent comes back, perhaps to another replica, and says everything again.
     fn from(error: StoreError) -> Self {
@@ -66,8 +69,8 @@ impl From<StoreError> for End {
 enum Done {
     Stored(bool),
     Beaten(Box<Beaten>),
-    Started(JobId, AttemptId, Option<Answer>),
-    Ended(AttemptId, Option<Answer>),
+    Started(JobId, AttemptId, Answer),
+    Ended(AttemptId, Answer),
     Settled(Box<Settled>),
 }
 
@@ -84,6 +87,8 @@ struct Connection {
     starts_under_way: usize,
     beating: bool,
     next_beat: Option<Heartbeat>,
+    /// The number of the heartbeat read last.
+    last_beat: u64,
     /// The heartbeat acknowledged last; the hello is number 0.
     acknowledged: u64,
     /// Running by the rows, but missing from the last heartbeat.
@@ -124,6 +129,7 @@ pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, socket: WebSocket) {
                 starts_under_way: 0,
                 beating: false,
                 next_beat: None,
+                last_beat: 0,
                 acknowledged: 0,
                 missing_once: HashSet::new(),
                 heard: now,
@@ -166,12 +172,16 @@ impl Connection {
             }
             let reads = self.reads();
             tokio::select! {
-                inbound = self.socket.next(), if reads => self.inbound(inbound).await?,
+                inbound = self.socket.next(), if reads => {
+                    // Both may have come: what an older connection says is not heard any more.
+                    if place.superseded.is_cancelled() {
+                        return Err(SUPERSEDED);
+                    }
+                    self.inbound(inbound).await?;
+                }
                 Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.done(done)?,
                 Some(job) = place.found.recv() => self.deliver(job).await?,
-                () = place.superseded.cancelled() => {
-                    return Err(End::Close(CloseCode::Superseded, "a newer connection speaks for this worker"));
-                }
+                () = place.superseded.cancelled() => return Err(SUPERSEDED),
                 _ = tick.tick() => self.tick()?,
             }
         }
@@ -182,7 +192,7 @@ impl Connection {
             Done::Stored(stored) => self.chunks_stored(stored),
             Done::Beaten(beaten) => self.beaten(*beaten)?,
             Done::Started(job, attempt, answer) => self.started_answered(job, attempt, answer),
-            Done::Ended(attempt, answer) => self.ended(attempt, answer),
+            Done::Ended(attempt, answer) => self.ended(attempt, &answer),
             Done::Settled(settled) => self.settled(*settled),
         }
         Ok(())

@@ -194,6 +194,8 @@ async fn refuse_unknown_files(
         let meta = stores.files.meta(artifact.file).await?;
         let ours = meta.is_some_and(|meta| {
             meta.purpose == FilePurpose::Artifact { attempt }
+                // Under the path that was checked when it was brought, and no other.
+                && meta.name == artifact.path
                 && meta.sha256 == artifact.sha256
                 && meta.bytes == artifact.bytes
         });
@@ -218,17 +220,22 @@ fn shorten(outcome: &mut Outcome) {
         | Outcome::ImageUnavailable { message }
         | Outcome::RejectedByWorker { message }
         | Outcome::InfraError { message } => {
-            if message.chars().count() > MESSAGE_LEN_MAX {
-                *message = message.chars().take(MESSAGE_LEN_MAX).collect();
-            }
+            cut(message);
         }
+        Outcome::Cancelled { why: Some(why), .. } => cut(why),
         Outcome::Exited { .. }
         | Outcome::Signaled { .. }
         | Outcome::OomKilled
         | Outcome::RunTimeout
         | Outcome::QueueTimeout
-        | Outcome::Cancelled { .. }
+        | Outcome::Cancelled { why: None, .. }
         | Outcome::WorkerLost => {}
+    }
+}
+
+fn cut(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(MESSAGE_LEN_MAX) {
+        text.truncate(end);
     }
 }
 

@@ -12,6 +12,9 @@ use futures_util::{SinkExt, StreamExt};
 /// After a close was sent, the peer's own is waited for this long.
 const CLOSE_WAIT: Duration = Duration::from_millis(500);
 
+/// How much of a sentence about a broken message goes into our log.
+const SHOWN_LEN_MAX: usize = 200;
+
 /// What a frame says.
 pub enum Inbound {
     Message(FromWorker),
@@ -118,7 +121,7 @@ fn inbound(frame: Message) -> Inbound {
             },
             Ok(message) => Inbound::Message(message),
             Err(error) => {
-                tracing::warn!(%error, "a message could not be read");
+                tracing::warn!(error = shown(&error), "a message could not be read");
                 Inbound::Bad(CloseCode::BadMessage)
             }
         },
@@ -132,6 +135,12 @@ fn inbound(frame: Message) -> Inbound {
         Message::Ping(_) | Message::Pong(_) => Inbound::Alive,
         Message::Close(_) => Inbound::Gone,
     }
+}
+
+/// The sentence quotes the message: only its beginning, and no control characters.
+fn shown(error: &serde_json::Error) -> String {
+    let text: String = error.to_string().chars().take(SHOWN_LEN_MAX).collect();
+    text.escape_debug().to_string()
 }
 
 /// A frame past the limit is the peer's fault and is told; anything else is a broken line.
