@@ -28,6 +28,10 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Longest pause between two pieces of a request's body.
     pub body_timeout: Duration,
+    /// From the headers to the end of a JSON body: the largest over a slow line.
+    pub json_timeout: Duration,
+    /// The same for a body that carries a password, which anybody may send.
+    pub sign_in_timeout: Duration,
     /// Password hashes at the same time: each takes 19 MiB.
     pub hashes_at_once: usize,
     /// Log followers at the same time.
@@ -94,6 +98,8 @@ impl Config {
             connections_max: 4_096,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            json_timeout: Duration::from_secs(60),
+            sign_in_timeout: Duration::from_secs(10),
             hashes_at_once: 4,
             followers_max: 1_024,
         }

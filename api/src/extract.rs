@@ -2,11 +2,12 @@
 
 use std::marker::PhantomData;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use common::identity::{Permission, Principal};
-use common::ids::{FileId, JobId, RequestId, WorkerId};
+use common::ids::{ApiKeyId, FileId, JobId, RequestId, UserId, WorkerId};
 use futures_util::StreamExt;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
@@ -21,8 +22,12 @@ use crate::state::{App, AppState};
 
 /// An ordinary request; what is larger is a file.
 pub const JSON_BYTES_MAX: usize = 256 * 1024;
+/// A name and two passwords, each byte of them escaped.
+pub const SIGN_IN_BYTES_MAX: usize = 16 * 1024;
 /// A bulk of 1,000 jobs of ordinary size.
 pub const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most characters of a sentence that quotes the request; our longest list of field names has some 250.
+const QUOTED_LEN_MAX: usize = 400;
 /// Most parameters of a query: our longest list has five names, of which labels may repeat.
 const PARAMETERS_MAX: usize = 64;
 
@@ -92,24 +97,47 @@ impl<T: DeserializeOwned, const MAX: usize> FromRequest<App> for Json<T, MAX> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        let length = content_length(&parts.headers);
-        if length.is_some_and(|length| length > MAX as u64) {
-            return Err(ApiError::too_large(MAX as u64));
-        }
-        let typed = parts.headers.get(header::CONTENT_TYPE);
-        let json = typed.and_then(|value| value.to_str().ok()).is_some_and(is_json);
-        let bytes = if json || typed.is_none() {
-            read(app, body, MAX).await?
-        } else {
-            return Err(not_json());
-        };
-        if !json && !bytes.is_empty() {
-            return Err(not_json());
-        }
-        let text: &[u8] = if bytes.is_empty() && !json { b"{}" } else { &bytes };
-        parse(text).map(Self)
+        json(request, app, MAX, app.config.json_timeout).await.map(Self)
     }
+}
+
+/// A JSON body with a password in it: small, and there within seconds, since anybody may send one.
+pub struct SmallJson<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for SmallJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let whole = app.config.sign_in_timeout;
+        json(request, app, SIGN_IN_BYTES_MAX, whole).await.map(Self)
+    }
+}
+
+/// Reads a body of at most `max` bytes that is there as a `whole` in time.
+async fn json<T: DeserializeOwned>(
+    request: Request,
+    app: &AppState,
+    max: usize,
+    whole: Duration,
+) -> Result<T, ApiError> {
+    let (parts, body) = request.into_parts();
+    let length = content_length(&parts.headers);
+    if length.is_some_and(|length| length > max as u64) {
+        return Err(ApiError::too_large(max as u64));
+    }
+    let typed = parts.headers.get(header::CONTENT_TYPE);
+    let json = typed.and_then(|value| value.to_str().ok()).is_some_and(is_json);
+    if !json && typed.is_some() {
+        return Err(not_json());
+    }
+    let bytes = tokio::time::timeout(whole, read(app, body, max))
+        .await
+        .map_err(|_| too_slow())??;
+    if !json && !bytes.is_empty() {
+        return Err(not_json());
+    }
+    let text: &[u8] = if bytes.is_empty() && !json { b"{}" } else { &bytes };
+    parse(text)
 }
 
 fn not_json() -> ApiError {
@@ -205,13 +233,21 @@ fn data_error(path: &str, sentence: &str) -> ApiError {
         ("wrong_type", None)
     };
     let path = if path == "." { "" } else { path };
-    let field = match named {
+    let field: String = match named {
         Some(name) if path.is_empty() => name.to_owned(),
         Some(name) if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
         Some(name) => format!("{path}.{name}"),
         None => path.to_owned(),
     };
-    ApiError::field(field, code, sentence)
+    ApiError::field(beginning(&field), code, beginning(&sentence))
+}
+
+/// Both quote what was sent: an answer is no echo of megabytes.
+fn beginning(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_LEN_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// An id from the path. One that cannot be is answered as one that is not there.
@@ -227,6 +263,14 @@ impl Thing for JobId {
 
 impl Thing for FileId {
     const THING: &'static str = "file";
+}
+
+impl Thing for ApiKeyId {
+    const THING: &'static str = "key";
+}
+
+impl Thing for UserId {
+    const THING: &'static str = "user";
 }
 
 impl Thing for WorkerId {

@@ -78,7 +78,15 @@ pub struct Principal {
     pub name: String,
     pub account: AccountId,
     pub role: Role,
-    pub login: Option<LoginId>,
+    pub proof: Proof,
+}
+
+/// What a principal proved itself with; none for one that the system itself speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    None,
+    SignIn(LoginId),
+    ApiKey(ApiKeyId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,8 @@ pub use self::token::Tokens;
 use std::time::Duration;
 
 use common::api_types::paths::AUTH_COOKIE;
-use common::identity::{Principal, Role, User};
-use common::ids::LoginId;
+use common::identity::{ApiKey, Login, Principal, Proof, Role, User};
+use common::store::StoreError;
 use common::time::Timestamp;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
@@ -120,7 +120,7 @@ async fn by_token(app: &AppState, text: &str) -> Result<Principal, ApiError> {
         .login(login_id)
         .await?
         .ok_or_else(ApiError::unauthenticated)?;
-    if login.revoked || now >= login.idle_end || now >= login.absolute_end || login.user != subject {
+    if !login_holds(&login, now) || login.user != subject {
         return Err(ApiError::unauthenticated());
     }
     let user = active_user(app, &login.user).await?;
@@ -131,7 +131,7 @@ async fn by_token(app: &AppState, text: &str) -> Result<Principal, ApiError> {
             return Err(ApiError::unauthenticated());
         }
     }
-    Ok(principal(user, Some(login_id)))
+    Ok(principal(user, Proof::SignIn(login_id)))
 }
 
 async fn by_key(app: &AppState, key: &ApiKeyText) -> Result<Principal, ApiError> {
@@ -141,16 +141,44 @@ async fn by_key(app: &AppState, key: &ApiKeyText) -> Result<Principal, ApiError>
         .api_key(key.id)
         .await?
         .ok_or_else(ApiError::unauthenticated)?;
-    let expired = row.expires_at.is_some_and(|end| end <= app.now());
-    if row.revoked || expired || !key.matches(&row.secret_sha256) {
+    if !key_holds(&row, app.now()) || !key.matches(&row.secret_sha256) {
         return Err(ApiError::unauthenticated());
     }
     let user = active_user(app, &row.user).await?;
     let role = lesser(row.role, user.role);
     Ok(Principal {
         role,
-        ..principal(user, None)
+        ..principal(user, Proof::ApiKey(row.id))
     })
+}
+
+fn login_holds(login: &Login, now: Timestamp) -> bool {
+    !login.revoked && now < login.idle_end && now < login.absolute_end
+}
+
+fn key_holds(key: &ApiKey, now: Timestamp) -> bool {
+    !key.revoked && key.expires_at.is_none_or(|end| now < end)
+}
+
+/// Whether what a caller proved itself with holds still, and the caller is who it was: for answers that go on for long.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub async fn still_holds(app: &AppState, caller: &Principal) -> Result<bool, StoreError> {
+    let (identity, now) = (&app.stores.identity, app.now());
+    let proof = match caller.proof {
+        Proof::None => true,
+        Proof::SignIn(id) => {
+            let login = identity.login(id).await?;
+            login.is_some_and(|login| login_holds(&login, now))
+        }
+        Proof::ApiKey(id) => {
+            let key = identity.api_key(id).await?;
+            key.is_some_and(|key| key_holds(&key, now))
+        }
+    };
+    let user = identity.user(&caller.user).await?;
+    Ok(proof && user.is_some_and(|user| !user.disabled && user.account == caller.account))
 }
 
 async fn active_user(app: &AppState, id: &common::ids::UserId) -> Result<User, ApiError> {
@@ -162,13 +190,13 @@ async fn active_user(app: &AppState, id: &common::ids::UserId) -> Result<User, A
         .ok_or_else(ApiError::unauthenticated)
 }
 
-pub fn principal(user: User, login: Option<LoginId>) -> Principal {
+pub fn principal(user: User, proof: Proof) -> Principal {
     Principal {
         user: user.id,
         name: user.name,
         account: user.account,
         role: user.role,
-        login,
+        proof,
     }
 }
 

@@ -3,13 +3,17 @@
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use common::api_types::{CreateKey, KeyCreated, LoginAnswer, LoginRequest, UserView};
+use common::api_types::{
+    ChangePassword, CreateKey, KeyCreated, KeyList, KeyView, LoginAnswer, LoginRequest, UserView,
+};
+use common::identity::Proof;
+use common::ids::ApiKeyId;
 use http::{StatusCode, header};
 
 use crate::audit;
 use crate::auth::set_cookie;
 use crate::error::ApiError;
-use crate::extract::{Caller, Json, SignedIn};
+use crate::extract::{Caller, Id, Json, SignedIn, SmallJson};
 use crate::server::Peer;
 use crate::services::identity;
 use crate::state::App;
@@ -20,7 +24,7 @@ use crate::state::App;
 pub async fn login(
     State(app): State<App>,
     peer: Option<Extension<Peer>>,
-    Json(request): Json<LoginRequest>,
+    SmallJson(request): SmallJson<LoginRequest>,
 ) -> Result<Response, ApiError> {
     let address = peer.map(|Extension(Peer(address))| address.ip());
     let signed_in = identity::sign_in(&app, request, address).await?;
@@ -41,7 +45,7 @@ pub async fn login(
 #[utoipa::path(post, path = "/auth/logout", tag = "auth",
     responses((status = 204, description = "Signed out; the cookie is deleted.")))]
 pub async fn logout(State(app): State<App>, caller: Caller<SignedIn>) -> Result<Response, ApiError> {
-    if let Some(login) = caller.principal.login {
+    if let Proof::SignIn(login) = caller.principal.proof {
         app.stores.identity.revoke_login(login).await?;
         audit::record(&caller.principal, "signed out", "");
     }
@@ -56,7 +60,44 @@ pub async fn me(caller: Caller<SignedIn>) -> axum::Json<UserView> {
     axum::Json(UserView::from(&caller.principal))
 }
 
-/// Makes an API key of the caller's. Its text is in this answer and nowhere else.
+/// Changes the caller's password. Their other sign-ins end; an API key may not do this.
+#[utoipa::path(post, path = "/auth/password", tag = "auth", request_body = ChangePassword,
+    responses((status = 204, description = "Changed; the other sign-ins have ended.")))]
+pub async fn change_password(
+    State(app): State<App>,
+    peer: Option<Extension<Peer>>,
+    caller: Caller<SignedIn>,
+    SmallJson(request): SmallJson<ChangePassword>,
+) -> Result<StatusCode, ApiError> {
+    let address = peer.map(|Extension(Peer(address))| address.ip());
+    identity::change_password(&app, &caller.principal, request, address).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The caller's API keys, without their texts.
+#[utoipa::path(get, path = "/auth/keys", tag = "auth",
+    responses((status = 200, description = "The keys, revoked and expired ones too.", body = KeyList)))]
+pub async fn keys(State(app): State<App>, caller: Caller<SignedIn>) -> Result<axum::Json<KeyList>, ApiError> {
+    let keys = identity::keys(&app, &caller.principal).await?;
+    Ok(axum::Json(KeyList {
+        keys: keys.into_iter().map(KeyView::from).collect(),
+    }))
+}
+
+/// Revokes an API key: it opens nothing from now on. One's own after a sign-in, any for an administrator, and itself.
+#[utoipa::path(delete, path = "/auth/keys/{id}", tag = "auth",
+    params(("id" = ApiKeyId, Path, description = "The key.")),
+    responses((status = 204, description = "Revoked.")))]
+pub async fn revoke_key(
+    State(app): State<App>,
+    caller: Caller<SignedIn>,
+    Id(id): Id<ApiKeyId>,
+) -> Result<StatusCode, ApiError> {
+    identity::revoke_key(&app, &caller.principal, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes an API key of the caller's. Its text is in this answer and nowhere else. An API key may not do this.
 #[utoipa::path(post, path = "/auth/keys", tag = "auth", request_body = CreateKey,
     responses((status = 201, description = "The key, shown this once.", body = KeyCreated)))]
 pub async fn create_key(

@@ -4,11 +4,14 @@
 mod files;
 mod idempotency;
 mod jobs;
+mod keys;
 mod logs;
 mod matrix;
 mod openapi;
 mod problems;
+mod refused;
 mod server;
 mod sign_in;
 mod support;
 mod tokens;
+mod users;

@@ -15,6 +15,8 @@ enum Thing {
     Job,
     File,
     Worker,
+    Key,
+    User,
 }
 
 struct Row {
@@ -25,18 +27,23 @@ struct Row {
     expected: [u16; 5],
 }
 
-fn rows() -> Vec<Row> {
-    use Thing::{File, Job, None, Worker};
-    let row = |route, thing, body, expected| Row {
+fn row(route: &'static str, thing: Thing, body: Value, expected: [u16; 5]) -> Row {
+    Row {
         route,
         thing,
         body,
         expected,
-    };
-    let nothing = || Value::Null;
-    let job = || json!({"command": "true"});
+    }
+}
+
+fn nothing() -> Value {
+    Value::Null
+}
+
+/// Sign-ins, users, accounts and keys.
+fn people() -> Vec<Row> {
+    use Thing::{Key, None, User};
     let read = [401, 200, 200, 200, 200];
-    let read_own = [401, 200, 200, 404, 200];
     let admin = [401, 403, 403, 403, 201];
     vec![
         row(
@@ -56,7 +63,21 @@ fn rows() -> Vec<Row> {
             "POST /api/v1/auth/keys",
             None,
             json!({"name": "k"}),
-            [401, 201, 201, 201, 201],
+            // These callers are API keys, which make no keys.
+            [401, 403, 403, 403, 403],
+        ),
+        row("GET /api/v1/auth/keys", None, nothing(), read),
+        row(
+            "DELETE /api/v1/auth/keys/{id}",
+            Key,
+            nothing(),
+            [401, 404, 403, 404, 204],
+        ),
+        row(
+            "POST /api/v1/auth/password",
+            None,
+            json!({"old": "long enough", "new": "longer than that"}),
+            [401, 403, 403, 403, 403],
         ),
         row(
             "POST /api/v1/users",
@@ -65,11 +86,33 @@ fn rows() -> Vec<Row> {
             admin,
         ),
         row(
+            "POST /api/v1/users/{id}/disable",
+            User,
+            json!({"disabled": false}),
+            [401, 403, 403, 403, 204],
+        ),
+        row(
             "POST /api/v1/accounts",
             None,
             json!({"id": "new", "name": "New"}),
             admin,
         ),
+    ]
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = people();
+    rows.extend(things());
+    rows
+}
+
+/// Jobs, files and workers.
+fn things() -> Vec<Row> {
+    use Thing::{File, Job, None, Worker};
+    let job = || json!({"command": "true"});
+    let read = [401, 200, 200, 200, 200];
+    let read_own = [401, 200, 200, 404, 200];
+    vec![
         row("GET /api/v1/jobs", None, nothing(), read),
         row("POST /api/v1/jobs", None, job(), [401, 403, 201, 201, 201]),
         row(
@@ -147,6 +190,8 @@ async fn thing(world: &World, kind: Thing) -> String {
             register_worker(world).await;
             "node-1".to_owned()
         }
+        Thing::Key => world.make_key("ursula").await.0.to_string(),
+        Thing::User => "victor".to_owned(),
     }
 }
 

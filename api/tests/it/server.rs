@@ -71,6 +71,44 @@ async fn a_body_that_stops_is_answered_408() {
     assert!(answer.contains("\"code\":\"too_slow\""), "{answer}");
 }
 
+/// A byte now and then keeps the connection busy, and is not enough.
+#[tokio::test]
+async fn a_body_that_drips_is_answered_408_however_lively_it_is() {
+    let world = World::with(|config| {
+        config.sign_in_timeout = Duration::from_millis(400);
+        config.json_timeout = Duration::from_millis(800);
+    })
+    .await;
+    for path in ["/api/v1/auth/login", "/api/v1/jobs"] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+             content-length: 10000\r\nconnection: close\r\n\r\n",
+            world.keys.user
+        );
+        let (mut reading, mut writing) = TcpStream::connect(world.address).await.unwrap().into_split();
+        writing.write_all(head.as_bytes()).await.unwrap();
+        let drips = async {
+            let mut pace = tokio::time::interval(Duration::from_millis(20));
+            while writing.write_all(b" ").await.is_ok() {
+                pace.tick().await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, async {
+            tokio::select! {
+                // a reset after the answer is a close too
+                _ = reading.read_to_end(&mut answer) => {}
+                () = drips => {}
+            }
+        });
+        assert!(read.await.is_ok(), "{path}: still open");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{path}: {answer}");
+        assert!(answer.contains("\"code\":\"too_slow\""), "{path}: {answer}");
+    }
+}
+
 #[tokio::test]
 async fn followers_end_when_the_program_stops() {
     let world = World::new().await;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use common::attempt::{AttemptReport, Outcome};
 use common::config::StoreConfig;
 use common::identity::{Account, Role, User};
-use common::ids::{AccountId, AttemptId, JobId, SessionId, UserId, WorkerId};
+use common::ids::{AccountId, ApiKeyId, AttemptId, JobId, SessionId, UserId, WorkerId};
 use common::job::{Epoch, Job, Lease};
 use common::lifecycle::JobEvent;
 use common::log::{LogChunk, MissingLogs, Stream};
@@ -234,6 +234,22 @@ impl World {
         self.post(&self.keys.admin, "/api/v1/users", &body)
             .await
             .expect(201);
+    }
+
+    /// Another key of a user's: its id and its text.
+    pub async fn make_key(&self, user: &str) -> (ApiKeyId, String) {
+        let user = UserId::new(user).unwrap();
+        let clock: SharedClock = self.clock.clone();
+        let text = api::issue_key(&self.stores, &clock, &user, "test").await.unwrap();
+        let text = text.expose().clone();
+        let id = text.split('_').nth(1).unwrap();
+        (format!("{}{id}", ApiKeyId::PREFIX).parse().unwrap(), text)
+    }
+
+    /// A token of that user's sign-in.
+    pub async fn token(&self, name: &str, password: &str) -> String {
+        let body = self.sign_in(name, password).await.expect(200).json();
+        body["token"].as_str().unwrap().to_owned()
     }
 
     pub async fn upload(&self, key: &str, name: &str, bytes: &[u8]) -> String {

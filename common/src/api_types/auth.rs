@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::identity::{Account, Principal, Role};
+use crate::identity::{Account, ApiKey, Principal, Role};
 use crate::ids::{AccountId, ApiKeyId, UserId};
 use crate::time::Timestamp;
 
@@ -64,6 +64,22 @@ pub struct CreateUser {
     pub account: AccountId,
 }
 
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangePassword {
+    #[schema(format = Password)]
+    pub old: String,
+    #[schema(min_length = 8, max_length = 1024, format = Password)]
+    pub new: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DisableBody {
+    /// False: they may come in again, with a new sign-in.
+    pub disabled: bool,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateAccount {
@@ -116,4 +132,33 @@ pub struct KeyCreated {
     pub role: Role,
     pub key: String,
     pub expires_at: Option<Timestamp>,
+}
+
+/// A key without its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyView {
+    pub id: ApiKeyId,
+    pub name: String,
+    pub role: Role,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    pub revoked: bool,
+}
+
+impl From<ApiKey> for KeyView {
+    fn from(key: ApiKey) -> Self {
+        Self {
+            id: key.id,
+            name: key.name,
+            role: key.role,
+            created_at: key.created_at,
+            expires_at: key.expires_at,
+            revoked: key.revoked,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyList {
+    pub keys: Vec<KeyView>,
 }

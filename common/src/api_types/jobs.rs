@@ -13,7 +13,7 @@ use crate::job::{
     CancelRequest, CancelledBy, Command, InputFile, Job, JobSpec, JobState, Limits, Priority, Resources,
     StateName,
 };
-use crate::log::{LogEnd, MissingLogs};
+use crate::log::{LogEnd, MissingLogs, Stream};
 use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
 
@@ -471,6 +471,12 @@ pub struct AttemptView {
     /// Ranges of chunk numbers that should be stored and are not.
     #[schema(value_type = Option<Object>)]
     pub logs_missing: Option<MissingLogs>,
+    /// The middle of its output was dropped past the cap of the account: head and tail are kept.
+    #[serde(default)]
+    pub log_truncated: bool,
+    /// Some of its output should be stored and is not.
+    #[serde(default)]
+    pub log_incomplete: bool,
     pub artifacts: Vec<ArtifactView>,
     pub artifacts_refused: Vec<RefusedArtifactView>,
     pub image_digest: Option<String>,
@@ -496,6 +502,12 @@ impl From<&Attempt> for AttemptView {
             logs_missing: end
                 .filter(|end| !end.logs_missing.is_empty())
                 .map(|end| end.logs_missing.clone()),
+            log_truncated: end.is_some_and(|end| {
+                Stream::ALL
+                    .iter()
+                    .any(|stream| end.logs.of(*stream).dropped.is_some())
+            }),
+            log_incomplete: end.is_some_and(|end| !end.logs_missing.is_empty()),
             artifacts: end
                 .map(|end| end.artifacts.iter().map(ArtifactView::from).collect())
                 .unwrap_or_default(),

@@ -13,7 +13,8 @@ mod schema;
 mod workers;
 
 pub use self::auth::{
-    AccountView, CreateAccount, CreateKey, CreateUser, KeyCreated, LoginAnswer, LoginRequest, UserView,
+    AccountView, ChangePassword, CreateAccount, CreateKey, CreateUser, DisableBody, KeyCreated, KeyList,
+    KeyView, LoginAnswer, LoginRequest, UserView,
 };
 pub use self::files::{ArtifactView, ArtifactsView, FileList, FileView};
 pub use self::jobs::{

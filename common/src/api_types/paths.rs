@@ -1,12 +1,13 @@
 //! Where things are, for clients: the server's own table is held to these by a test.
 
-use crate::ids::{FileId, JobId, WorkerId};
+use crate::ids::{ApiKeyId, FileId, JobId, UserId, WorkerId};
 
 pub const BASE: &str = "/api/v1";
 pub const LOGIN: &str = "/api/v1/auth/login";
 pub const LOGOUT: &str = "/api/v1/auth/logout";
 pub const ME: &str = "/api/v1/auth/me";
 pub const KEYS: &str = "/api/v1/auth/keys";
+pub const PASSWORD: &str = "/api/v1/auth/password";
 pub const USERS: &str = "/api/v1/users";
 pub const ACCOUNTS: &str = "/api/v1/accounts";
 pub const JOBS: &str = "/api/v1/jobs";
@@ -54,6 +55,14 @@ pub fn job_logs_follow(id: JobId) -> String {
 
 pub fn file(id: FileId) -> String {
     format!("{FILES}/{id}")
+}
+
+pub fn key(id: ApiKeyId) -> String {
+    format!("{KEYS}/{id}")
+}
+
+pub fn user_disable(id: &UserId) -> String {
+    format!("{USERS}/{id}/disable")
 }
 
 pub fn worker(id: &WorkerId) -> String {

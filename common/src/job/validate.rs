@@ -177,9 +177,11 @@ fn places(spec: &JobSpec, errors: &mut Errors) {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-'))
             && !dir.split('/').any(|part| part == "..");
-        let kernel = ["/proc", "/sys", "/dev"]
-            .iter()
-            .any(|root| dir == root || dir.starts_with(&format!("{root}/")));
+        // The kernel reads `//proc` and `/./proc` as `/proc`.
+        let kernel = dir
+            .split('/')
+            .find(|part| !matches!(*part, "" | "."))
+            .is_some_and(|root| matches!(root, "proc" | "sys" | "dev"));
         if !plain || kernel {
             errors.add(
                 "workdir",
@@ -310,8 +312,7 @@ fn labels(field: &str, labels: &BTreeMap<String, String>, errors: &mut Errors) {
                 "bad_text",
                 format!("names and values: 1 to {LABEL_LEN_MAX} printable bytes"),
             );
-        }
-        if field == "labels"
+        } else if field == "labels"
             && RESERVED_LABEL_PREFIXES
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
@@ -373,6 +374,16 @@ mod tests {
                 "workdir",
                 "bad_workdir",
                 Box::new(|s| s.workdir = Some("/proc/self/fd/7".into())),
+            ),
+            (
+                "workdir",
+                "bad_workdir",
+                Box::new(|s| s.workdir = Some("//proc/self/fd/7".into())),
+            ),
+            (
+                "workdir",
+                "bad_workdir",
+                Box::new(|s| s.workdir = Some("/./dev".into())),
             ),
             (
                 "workdir",
