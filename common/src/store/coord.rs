@@ -35,6 +35,14 @@ pub trait JobQueue: Send + Sync {
     async fn remove(&self, entries: &[QueueEntry]) -> Result<(), StoreError>;
     /// The first entries of a lane, in order, `skip` left out.
     async fn heads(&self, lane: &Lane, skip: usize, limit: usize) -> Result<Vec<QueueEntry>, StoreError>;
+    /// As [`JobQueue::heads`], of several lanes at once: `(lane, skip, limit)`; answers in order.
+    async fn heads_of(&self, lanes: &[(Lane, usize, usize)]) -> Result<Vec<Vec<QueueEntry>>, StoreError> {
+        let mut heads = Vec::with_capacity(lanes.len());
+        for (lane, skip, limit) in lanes {
+            heads.push(self.heads(lane, *skip, *limit).await?);
+        }
+        Ok(heads)
+    }
     /// Every lane that is not empty, with its length.
     async fn lanes(&self) -> Result<Vec<(Lane, u64)>, StoreError>;
     /// How many entries of its lane stand before this one; none when it is not there.
@@ -42,8 +50,26 @@ pub trait JobQueue: Send + Sync {
     async fn len(&self) -> Result<u64, StoreError>;
     /// True once [`JobQueue::mark_built`] was called on what is there now; false after a loss.
     async fn is_built(&self) -> Result<bool, StoreError>;
-    async fn mark_built(&self) -> Result<(), StoreError>;
+    /// Marks what is there now, before the queue is filled from the rows. A loss takes the mark along.
+    async fn begin_build(&self) -> Result<Build, StoreError>;
+    /// Says that every row is in. False when the mark is gone, or another making has begun: then this one is to be
+    /// done again.
+    async fn mark_built(&self, build: &Build) -> Result<bool, StoreError>;
     async fn clear(&self) -> Result<(), StoreError>;
+}
+
+/// The making of a queue from the rows, as its backend knows it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build(String);
+
+impl Build {
+    pub const fn new(mark: String) -> Self {
+        Self(mark)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// What a hint is about. It says where to look, never what is there.
@@ -74,10 +100,11 @@ pub trait Hints: Send + Sync {
 
 /// Hints as they arrive. A slow reader loses some and is told so by a wake-up without a topic.
 #[derive(Debug)]
-pub struct HintStream(broadcast::Receiver<Hint>);
+pub struct HintStream(broadcast::Receiver<Option<Hint>>);
 
 impl HintStream {
-    pub const fn new(receiver: broadcast::Receiver<Hint>) -> Self {
+    /// What is received as none is such a wake-up too: the sender knows that some were lost on their way to it.
+    pub const fn new(receiver: broadcast::Receiver<Option<Hint>>) -> Self {
         Self(receiver)
     }
 
@@ -85,7 +112,7 @@ impl HintStream {
     /// gone: whoever listens has a tick beside it.
     pub async fn next(&mut self) -> Option<Hint> {
         match self.0.recv().await {
-            Ok(hint) => Some(hint),
+            Ok(hint) => hint,
             Err(broadcast::error::RecvError::Lagged(_)) => None,
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }

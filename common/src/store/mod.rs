@@ -14,7 +14,7 @@ mod workers;
 use std::sync::Arc;
 
 pub use self::coord::{
-    Hint, HintStream, Hints, JobQueue, LeaderLock, Nonces, Quota, RateDecision, RateLimiter, Topic,
+    Build, Hint, HintStream, Hints, JobQueue, LeaderLock, Nonces, Quota, RateDecision, RateLimiter, Topic,
 };
 pub use self::files::{ByteStream, FileMeta, FilePurpose, FileQuery, FileStore, FileWriter, NewFile};
 pub use self::identity::IdentityStore;

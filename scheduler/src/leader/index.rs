@@ -19,16 +19,22 @@ const CHUNK: usize = 1_000;
 /// A walk without cause, each so many sweeps.
 const SWEEPS_BETWEEN_WALKS: u32 = 60;
 
-/// Adds every queued row to the queue.
+/// Adds every queued row to the queue; again, when the queue is lost meanwhile.
 ///
 /// # Errors
 /// When the term ended, or the store does not answer.
 pub async fn rebuild(stores: &Stores, term: &Term) -> Result<u64, DutyError> {
-    let added = walk(stores, term).await?;
-    stores.queue.mark_built().await?;
-    stores.hints.send(Topic::Queue);
-    tracing::info!(jobs = added, "the queue was made anew from the rows");
-    Ok(added)
+    loop {
+        let build = stores.queue.begin_build().await?;
+        let added = walk(stores, term).await?;
+        if stores.queue.mark_built(&build).await? {
+            stores.hints.send(Topic::Queue);
+            tracing::info!(jobs = added, "the queue was made anew from the rows");
+            return Ok(added);
+        }
+        tracing::warn!("the queue was lost while it was made anew: once more");
+        term.check()?;
+    }
 }
 
 async fn walk(stores: &Stores, term: &Term) -> Result<u64, DutyError> {

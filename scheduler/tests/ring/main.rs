@@ -10,6 +10,7 @@ mod hostile;
 mod leaders;
 mod life;
 mod logs;
+mod over_redis;
 mod panics;
 mod ring;
 mod sessions;

@@ -27,6 +27,8 @@ use std::sync::Arc;
 use common::store::{StoreError, Stores};
 use common::time::SharedClock;
 
+pub(crate) use self::coord::{ENTRIES_EXACT, Limiter, NONCE_LEN_MAX, PARTS, UsedNonces};
+
 use self::folder::Folder;
 use self::readers::Readers;
 use self::sqlite::Schema;

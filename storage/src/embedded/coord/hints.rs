@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 /// Hints that a slow reader may be behind by; then it is told to look at everything, which costs it less.
 const BEHIND_MAX: usize = 4_096;
 
-pub struct LocalHints(broadcast::Sender<Hint>);
+pub struct LocalHints(broadcast::Sender<Option<Hint>>);
 
 impl LocalHints {
     pub fn new() -> Self {
@@ -19,7 +19,7 @@ impl LocalHints {
 impl Hints for LocalHints {
     fn send(&self, hint: Hint) {
         // Nobody listening is no fault.
-        let _ = self.0.send(hint);
+        let _ = self.0.send(Some(hint));
     }
 
     fn subscribe(&self) -> HintStream {

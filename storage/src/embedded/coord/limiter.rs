@@ -14,9 +14,9 @@ use common::time::Timestamp;
 use super::held;
 
 /// Calls of a bucket that are each remembered by their own time.
-const ENTRIES_EXACT: usize = 256;
+pub const ENTRIES_EXACT: usize = 256;
 /// Beyond them, calls closer than this part of the window are one entry.
-const PARTS: i64 = 256;
+pub const PARTS: i64 = 256;
 /// Buckets in memory: each 100 calls at the default limit, so 160 MB when every one of them is at its limit.
 const BUCKETS_MAX: usize = 100_000;
 
@@ -49,9 +49,24 @@ impl RateLimiter for Limiter {
     }
 }
 
+impl Limiter {
+    /// The refusal that a check would make now; none where it would allow the call. Counts nothing.
+    pub fn refuses(&self, bucket: &str, quota: Quota, now: Timestamp) -> Option<RateDecision> {
+        let mut buckets = held(&self.0);
+        let bucket = buckets.get_mut(bucket)?;
+        let (window, now) = (window_of(quota), now.as_millis());
+        bucket.forget(window, now);
+        (bucket.calls >= quota.limit).then(|| refusal(quota, bucket.wait(quota, window, now)))
+    }
+}
+
+fn window_of(quota: Quota) -> i64 {
+    i64::try_from(quota.window.as_millis()).unwrap_or(i64::MAX)
+}
+
 impl Bucket {
     fn check(&mut self, quota: Quota, now: i64) -> RateDecision {
-        let window = i64::try_from(quota.window.as_millis()).unwrap_or(i64::MAX);
+        let window = window_of(quota);
         self.forget(window, now);
         if self.calls >= quota.limit {
             return refusal(quota, self.wait(quota, window, now));

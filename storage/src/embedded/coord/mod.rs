@@ -8,9 +8,9 @@ mod queue;
 mod sorted;
 
 pub(super) use self::hints::LocalHints;
-pub(super) use self::limiter::Limiter;
+pub use self::limiter::{ENTRIES_EXACT, Limiter, PARTS};
 pub(super) use self::lock::Lock;
-pub(super) use self::nonces::UsedNonces;
+pub use self::nonces::{NONCE_LEN_MAX, UsedNonces};
 pub(super) use self::queue::Queue;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -14,7 +14,7 @@ use super::held;
 /// 100,000 agents that all connect anew within one minute fit.
 const REMEMBERED_MAX: usize = 200_000;
 /// Longest nonce, in bytes; ours are far shorter.
-const NONCE_LEN_MAX: usize = 256;
+pub const NONCE_LEN_MAX: usize = 256;
 
 pub struct UsedNonces {
     birth: Timestamp,

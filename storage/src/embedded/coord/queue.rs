@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use common::ids::JobId;
 use common::queue::{Lane, QueueEntry};
-use common::store::{JobQueue, StoreError};
+use common::store::{Build, JobQueue, StoreError};
 
 use super::held;
 use super::sorted::Sorted;
@@ -19,6 +19,10 @@ struct State {
     lanes: BTreeMap<Lane, Sorted>,
     /// As many as jobs wait; the rows bound them.
     places: HashMap<JobId, (Lane, u64)>,
+    /// How often a making began.
+    builds: u64,
+    /// The last making, unless what it made was lost.
+    build: Option<u64>,
     built: bool,
 }
 
@@ -100,13 +104,27 @@ impl JobQueue for Queue {
         Ok(held(&self.0).built)
     }
 
-    async fn mark_built(&self) -> Result<(), StoreError> {
-        held(&self.0).built = true;
-        Ok(())
+    async fn begin_build(&self) -> Result<Build, StoreError> {
+        let mut state = held(&self.0);
+        state.builds += 1;
+        state.build = Some(state.builds);
+        Ok(Build::new(state.builds.to_string()))
+    }
+
+    async fn mark_built(&self, build: &Build) -> Result<bool, StoreError> {
+        let mut state = held(&self.0);
+        let is_there = state.build.is_some_and(|last| last.to_string() == build.as_str());
+        state.built |= is_there;
+        Ok(is_there)
     }
 
     async fn clear(&self) -> Result<(), StoreError> {
-        *held(&self.0) = State::default();
+        let mut state = held(&self.0);
+        let builds = state.builds;
+        *state = State {
+            builds,
+            ..State::default()
+        };
         Ok(())
     }
 }
