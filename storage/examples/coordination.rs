@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::ids::{AccountId, JobId};
 use common::queue::{ClassKey, Lane, QueueEntry};
 use common::store::{Quota, StoreError};
-use common::time::{Clock, SharedClock, SystemClock};
+use common::time::{SharedClock, SystemClock};
 use storage::conformance::redis_server::RedisServer;
 use storage::redis_coord::{Config, connect};
 

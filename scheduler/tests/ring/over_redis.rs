@@ -13,7 +13,7 @@ use common::job::{Job, Priority, StateName};
 use common::lifecycle::testing::{account, spec};
 use common::protocol::{ResultVerdict, ToWorker};
 use common::queue::{Lane, QueueEntry};
-use common::store::{Build, JobQueue, NewJob, StoreError};
+use common::store::{Build, JobQuery, JobQueue, NewJob, StoreError};
 use common::time::{SharedClock, SystemClock};
 use storage::conformance::redis_server::RedisServer;
 use storage::redis_coord::{Config, Coordination, connect};
@@ -50,7 +50,7 @@ async fn submit(ring: &Ring, count: usize) {
     for batch in 0..count / 100 {
         let job = |number: usize| {
             let mut spec = spec();
-            spec.priority = Priority(i8::from(number % 10 == 0));
+            spec.priority = Priority(i8::from(number.is_multiple_of(10)));
             let (now, alice) = (ring.clock.now(), UserId::new("alice").unwrap());
             let name = if (batch + number).is_multiple_of(3) {
                 "globex"
@@ -65,11 +65,21 @@ async fn submit(ring: &Ring, count: usize) {
 }
 
 async fn all_jobs(ring: &Ring) -> Vec<Job> {
-    let everything = common::store::JobQuery {
-        limit: 10_000,
-        ..Default::default()
-    };
-    ring.stores.jobs.list(&everything).await.unwrap().items
+    let (mut jobs, mut query) = (
+        Vec::new(),
+        JobQuery {
+            limit: 500,
+            ..JobQuery::default()
+        },
+    );
+    loop {
+        let page = ring.stores.jobs.list(&query).await.unwrap();
+        jobs.extend(page.items);
+        query.before = page.next;
+        if query.before.is_none() {
+            return jobs;
+        }
+    }
 }
 
 /// Ends whatever it is given at once, for as long as the test lasts.

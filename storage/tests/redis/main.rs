@@ -1,7 +1,7 @@
 //! Coordination over a real Redis keeps the laws of every backend, and whatever becomes of the server, nothing hangs
 //! and everything works again by itself.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "../support/embedded.rs"]
 mod embedded;
