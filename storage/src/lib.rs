@@ -5,6 +5,7 @@
 
 pub mod conformance;
 pub mod embedded;
+pub mod mongo;
 pub mod redis_coord;
 
 use common::config::StoreConfig;

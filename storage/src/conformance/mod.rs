@@ -19,6 +19,7 @@ pub mod identity;
 pub mod kit;
 pub mod list;
 pub mod logs;
+pub mod mongo_server;
 pub mod redis_server;
 pub mod restart;
 pub mod retry;

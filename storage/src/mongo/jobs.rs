@@ -1,0 +1,101 @@
+//! Jobs: a document each, changed by compare-and-set on its revision.
+//!
+//! Inserts and changes have lanes of their own, so that a bulk submission does not hold up a result. Documents are
+//! encoded by the caller's task.
+
+mod commit;
+mod insert;
+mod query;
+mod row;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use common::ids::{AccountId, JobId};
+use common::job::{Job, StateName};
+use common::store::{Commit, CommitError, Due, Held, Inserted, JobQuery, JobStore, NewJob, Page, StoreError};
+use common::tasks::Tasks;
+use common::time::{SharedClock, Timestamp};
+
+use self::commit::{Change, Committer};
+use self::insert::{Inserter, NewRow};
+use super::lane::Lane;
+use super::link::Link;
+use super::trouble::Trouble;
+
+/// Commands under way in each lane. Two: while one waits for the majority's journals, the next is on its way.
+const HANDS: usize = 2;
+
+pub(super) struct Jobs {
+    link: Arc<Link>,
+    clock: SharedClock,
+    inserts: Lane<Inserter>,
+    changes: Lane<Committer>,
+}
+
+impl Jobs {
+    pub(super) fn new(link: &Arc<Link>, clock: &SharedClock, tasks: &Tasks) -> Self {
+        let inserter = || Inserter {
+            link: Arc::clone(link),
+            clock: Arc::clone(clock),
+        };
+        Self {
+            link: Arc::clone(link),
+            clock: Arc::clone(clock),
+            inserts: Lane::start("store-inserts", tasks, (0..HANDS).map(|_| inserter())),
+            changes: Lane::start(
+                "store-changes",
+                tasks,
+                (0..HANDS).map(|_| Committer(Arc::clone(link))),
+            ),
+        }
+    }
+}
+
+#[async_trait]
+impl JobStore for Jobs {
+    async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError> {
+        let now = self.clock.now().as_millis();
+        let rows = jobs
+            .iter()
+            .map(|new| NewRow::of(new, now))
+            .collect::<Result<Vec<_>, Trouble>>()?;
+        Ok(self.inserts.write(rows).await?)
+    }
+
+    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        Ok(query::get(&self.link, id).await?)
+    }
+
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Job>, StoreError> {
+        Ok(query::get_many(&self.link, ids).await?)
+    }
+
+    async fn list(&self, query: &JobQuery) -> Result<Page<Job>, StoreError> {
+        Ok(query::list(&self.link, query).await?)
+    }
+
+    async fn commit(&self, changes: Vec<Commit>) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        let changes = changes
+            .iter()
+            .map(|change| Change::of(change, super::nonce()))
+            .collect::<Result<Vec<_>, Trouble>>()?;
+        Ok(self.changes.write(changes).await?)
+    }
+
+    async fn queued(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+        Ok(query::queued(&self.link, after, limit).await?)
+    }
+
+    async fn due(&self, due: Due, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
+        Ok(query::due(&self.link, due, now, limit).await?)
+    }
+
+    async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+        Ok(query::held(&self.link, held, after, limit).await?)
+    }
+
+    async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError> {
+        Ok(query::count_by_state(&self.link, account).await?)
+    }
+}
