@@ -4,12 +4,50 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::protocol::WorkerSettings;
+use crate::secret::Secret;
 
 /// Where a program keeps things.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum StoreConfig {
     /// SQLite and files in one folder, everything else in process.
     Embedded { folder: PathBuf },
+    /// What has to survive in MongoDB, the rest in Redis: shared by all programs of an installation. A MongoDB without
+    /// retryable writes is named with `retryWrites=false` in its address.
+    MongoRedis {
+        mongo_url: Secret<String>,
+        redis_url: Secret<String>,
+    },
+}
+
+/// One of two settings that only mean something together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{set} is set and {missing} is not: set both, or neither to keep everything in the state folder")]
+pub struct HalfSet {
+    pub set: &'static str,
+    pub missing: &'static str,
+}
+
+impl StoreConfig {
+    /// As `MONGODB_URI` and `REDIS_URL` say it; none where neither does. Empty is not set.
+    ///
+    /// # Errors
+    /// [`HalfSet`] when one of them alone is set.
+    pub fn servers(mongodb_uri: Option<String>, redis_url: Option<String>) -> Result<Option<Self>, HalfSet> {
+        const NAMES: (&str, &str) = ("MONGODB_URI", "REDIS_URL");
+        let given = |value: Option<String>| value.filter(|value| !value.trim().is_empty()).map(Secret::new);
+        match (given(mongodb_uri), given(redis_url)) {
+            (Some(mongo_url), Some(redis_url)) => Ok(Some(Self::MongoRedis { mongo_url, redis_url })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(HalfSet {
+                set: NAMES.0,
+                missing: NAMES.1,
+            }),
+            (None, Some(_)) => Err(HalfSet {
+                set: NAMES.1,
+                missing: NAMES.0,
+            }),
+        }
+    }
 }
 
 /// The times of sessions and leases. Names as on the page that argues their safety: L lock, H heartbeat, C contact,
@@ -100,6 +138,24 @@ impl LeaseTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_are_named_together_or_not_at_all() {
+        let some = |text: &str| Some(text.to_owned());
+        assert!(matches!(
+            StoreConfig::servers(some("mongodb://h/x"), some("redis://h")),
+            Ok(Some(StoreConfig::MongoRedis { .. }))
+        ));
+        assert!(matches!(StoreConfig::servers(None, some("")), Ok(None)));
+        for (mongodb_uri, redis_url, missing) in [
+            (some("mongodb://h/x"), None, "REDIS_URL"),
+            (some(" "), some("redis://h"), "MONGODB_URI"),
+        ] {
+            let told = StoreConfig::servers(mongodb_uri, redis_url).unwrap_err();
+            assert_eq!(told.missing, missing);
+            assert!(told.to_string().contains(missing));
+        }
+    }
 
     #[test]
     fn both_sets_of_times_are_safe() {

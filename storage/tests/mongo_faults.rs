@@ -357,7 +357,7 @@ async fn a_database_that_goes_away_is_told_within_seconds_and_comes_back_by_itse
     let mut server = Server::start().await;
     let rows = open(&server.uri("away")).await;
     all_come_back(&rows).await;
-    server.pause();
+    server.pause().await;
     all_are_unavailable(&rows, "stopped").await;
     server.resume();
     all_come_back(&rows).await;

@@ -37,6 +37,8 @@ pub struct Settings {
     pub real_times: bool,
     /// Further arguments of `up`.
     pub arguments: Vec<String>,
+    /// Addresses of MongoDB and Redis, where it is not to keep everything in its folder.
+    pub servers: Option<(String, String)>,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             agent: true,
             real_times: false,
             arguments: Vec::new(),
+            servers: None,
         }
     }
 }
@@ -158,8 +161,14 @@ impl Cluster {
             "JOBWORKER_TOKEN",
             "JOBWORKER_STATE",
             "DEFAULT_IMAGE",
+            // meant for the tests of the stores
+            "MONGODB_URI",
+            "REDIS_URL",
         ] {
             command.env_remove(name);
+        }
+        if let Some((mongodb, redis)) = &settings.servers {
+            command.env("MONGODB_URI", mongodb).env("REDIS_URL", redis);
         }
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info");

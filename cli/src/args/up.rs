@@ -8,7 +8,8 @@ use clap::Args;
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Needs no server beside it: jobs, logs and files are kept in the state folder (SQLite and plain
-files). The first start makes its secrets and an administrator, whose password is printed once.
+files). Where MONGODB_URI and REDIS_URL name servers, they are kept there instead. The first start
+makes its secrets and an administrator, whose password is printed once.
 
 Ctrl-C (or SIGTERM) ends it. Jobs that run go on in their containers, and the next `jobworker up`
 takes them up again, if it comes before their lease ends (290 s); their output is kept meanwhile.

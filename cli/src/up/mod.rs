@@ -2,7 +2,7 @@
 //!
 //! The parts are the same as in separate programs and meet in the same way: the worker speaks with the scheduler over
 //! a WebSocket on loopback, with a token of its own; API and scheduler meet in rows and hints. What stays lies in the
-//! state folder, which one process holds at a time.
+//! state folder, which one process holds at a time; or, where `MONGODB_URI` and `REDIS_URL` name servers, there.
 //!
 //! Failure: what prevents the start is told in a sentence and starts nothing. A missing container engine does not: the
 //! worker says what it lacks, and jobs wait.
@@ -16,7 +16,7 @@ mod telemetry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::config::{LeaseTimes, StoreConfig};
+use common::config::LeaseTimes;
 use common::protocol::token::FleetSecrets;
 use common::store::Stores;
 use common::tasks::Tasks;
@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use worker_agent::executor::docker::{DockerConfig, DockerExecutor};
 use worker_agent::{AgentError, OnStop, ServerUrl};
 
-use self::place::{listen, state_folder, store_failure};
+use self::place::{hold, listen, state_folder, store_config, store_failure};
 use self::ready::Addresses;
 use self::secrets::Secrets;
 use crate::args::UpArgs;
@@ -52,13 +52,12 @@ pub async fn perform(args: UpArgs) -> Result<Exit, Failure> {
     let (api_listener, api) = listen(args.listen, "--listen").await?;
     let (worker_listener, workers) = listen(args.worker_listen, "--worker-listen").await?;
     let clock: SharedClock = Arc::new(SystemClock);
-    let store = StoreConfig::Embedded {
-        folder: folder.join("store"),
-    };
+    let store = store_config(&folder)?;
+    // held from here to the end, so that nobody else makes secrets or runs a worker in this folder
+    let _held = hold(&folder)?;
     let opened = Box::pin(storage::open_closable(&store, Arc::clone(&clock)))
         .await
-        .map_err(store_failure)?;
-    // the store's lock is held from here on, so that nobody else makes secrets in this folder
+        .map_err(|error| store_failure(error, &store))?;
     let secrets = Secrets::load_or_make(&folder)?;
     let password = api::bootstrap_admin(&opened.stores, &clock)
         .await

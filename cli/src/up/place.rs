@@ -1,8 +1,10 @@
 //! Where `up` keeps things and where it listens, each refusal a sentence.
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use common::config::StoreConfig;
 use common::store::StoreError;
 use tokio::net::TcpListener;
 
@@ -56,9 +58,51 @@ pub async fn listen(address: SocketAddr, flag: &str) -> Result<(TcpListener, Soc
     Ok((listener, address))
 }
 
+/// What keeps things: the servers that the environment names, else a part of the state folder.
+///
+/// # Errors
+/// Only one of the two is named.
+pub fn store_config(folder: &Path) -> Result<StoreConfig, Failure> {
+    let named = |name: &str| std::env::var(name).ok();
+    let servers = StoreConfig::servers(named("MONGODB_URI"), named("REDIS_URL"))
+        .map_err(|half| Failure::new(half.to_string()))?;
+    Ok(servers.unwrap_or_else(|| StoreConfig::Embedded {
+        folder: folder.join("store"),
+    }))
+}
+
+/// Holds the folder until the file is dropped, however the process ends: the secrets and the worker in it are one
+/// process's own, also where the rows are elsewhere.
+///
+/// # Errors
+/// Another process holds it, or it cannot be used.
+pub fn hold(folder: &Path) -> Result<File, Failure> {
+    let shown = folder.display();
+    let failed = |error| crate::failure::io(format!("use `{shown}`"), error);
+    crate::private_file::make_folder(folder).map_err(failed)?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join("up.lock"))
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Failure::new(format!(
+            "the state folder {shown} is in use: another process holds its lock"
+        ))
+        .next("end the other `jobworker up`, or use a folder of its own: `--state DIR`")),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
 /// The store could not be opened.
-pub fn store_failure(error: StoreError) -> Failure {
+pub fn store_failure(error: StoreError, config: &StoreConfig) -> Failure {
+    let at_servers = matches!(config, StoreConfig::MongoRedis { .. });
     let next = match &error {
+        _ if at_servers => {
+            "mend what it names; without MONGODB_URI and REDIS_URL everything is kept in the state folder"
+        }
         StoreError::Full(_) => "free some space on that disk, then start again",
         StoreError::Corrupt { .. } => {
             "restore the folder from a backup, or begin with an empty one: `--state DIR`"

@@ -241,14 +241,33 @@ impl Server {
         self.child = child;
     }
 
-    /// SIGSTOP: connections stay, and nobody answers.
-    pub fn pause(&self) {
+    /// SIGSTOP: connections stay, and nobody answers. Comes back once every thread of it stands still.
+    pub async fn pause(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+        let until = Instant::now() + READY;
+        while !stands_still(self.child.id()) {
+            assert!(Instant::now() < until, "the MongoDB for tests does not stop");
+            // tidy: poll
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     pub fn resume(&self) {
         kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
+}
+
+/// Whether all threads of a process are stopped.
+fn stands_still(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which is in brackets.
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 impl Drop for Server {

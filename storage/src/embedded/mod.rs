@@ -126,6 +126,7 @@ pub async fn open(folder: PathBuf, clock: SharedClock) -> Result<Opened, StoreEr
         readers: [job_readers, control_readers, log_readers],
         folder,
     };
+    let closing = crate::Closing(crate::Backend::Embedded(closing));
     Ok(Opened { stores, closing })
 }
 

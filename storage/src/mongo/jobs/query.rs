@@ -57,7 +57,7 @@ pub(super) async fn list(link: &Link, query: &JobQuery) -> Result<Page<Job>, Tro
         link.ask(question, |row| job_of(row).map(Some))
     });
     let mut jobs: Vec<Job> = try_join_all(pages).await?.into_iter().flatten().collect();
-    jobs.sort_unstable_by(|a, b| b.id.cmp(&a.id));
+    jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.id));
     let more = jobs.len() > limit;
     jobs.truncate(limit);
     let next = jobs.last().filter(|_| more).map(|job| JobCursor(job.id));
