@@ -130,8 +130,11 @@ impl Connection {
             let Some(attempt) = job.state.attempt().filter(|attempt| !listed.contains(attempt)) else {
                 continue;
             };
-            if !missing_before.contains(&attempt) {
-                self.missing_once.insert(attempt);
+            // A heartbeat may be older than the rows that it is judged by: only one that came after the start was seen
+            // here can tell that something that runs is missing.
+            let seen = (attempt, job.state.name());
+            if !missing_before.contains(&seen) {
+                self.missing_once.insert(seen);
                 continue;
             }
             // Its result may be on its way through our own hands.

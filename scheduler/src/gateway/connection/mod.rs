@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use axum::extract::ws::WebSocket;
 use common::ids::{AttemptId, JobId, SessionId, WorkerId};
-use common::job::Job;
+use common::job::{Job, StateName};
 use common::protocol::CloseCode;
 use common::store::StoreError;
 use common::time::Mono;
@@ -91,8 +91,8 @@ struct Connection {
     last_beat: u64,
     /// The heartbeat acknowledged last; the hello is number 0.
     acknowledged: u64,
-    /// Running by the rows, but missing from the last heartbeat.
-    missing_once: HashSet<AttemptId>,
+    /// Held by the rows, in this state, but missing from the last heartbeat.
+    missing_once: HashSet<(AttemptId, StateName)>,
     heard: Mono,
     pinged: Mono,
     /// Messages that may still be read in this second.
