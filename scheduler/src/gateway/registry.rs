@@ -65,6 +65,14 @@ impl Registry {
         Some(place)
     }
 
+    /// Whether a connection of this session is here.
+    pub fn speaks(&self, worker: &WorkerId, session: SessionId) -> bool {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections
+            .get(worker)
+            .is_some_and(|entry| entry.session == session)
+    }
+
     /// Sessions of all connections, or of those of `workers`.
     pub fn sessions(&self, workers: Option<&std::collections::HashSet<WorkerId>>) -> Vec<SessionId> {
         let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);

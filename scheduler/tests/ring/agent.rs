@@ -83,7 +83,7 @@ impl Agent {
         session: Option<SessionId>,
         attempts: Vec<HeldAttempt>,
     ) -> (bool, Vec<VerdictFor>) {
-        self.say(&hello_of(self.capacity, session, attempts)).await;
+        self.hello(session, attempts).await;
         match self.hear().await {
             ToWorker::Welcome {
                 session,
@@ -96,6 +96,10 @@ impl Agent {
             }
             other => panic!("expected welcome, got {other:?}"),
         }
+    }
+
+    pub async fn hello(&mut self, session: Option<SessionId>, attempts: Vec<HeldAttempt>) {
+        self.say(&hello_of(self.capacity, session, attempts)).await;
     }
 
     pub async fn say(&mut self, message: &FromWorker) {

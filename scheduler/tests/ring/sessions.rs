@@ -9,9 +9,10 @@ use common::lifecycle::JobEvent;
 use common::lifecycle::testing::spec;
 use common::protocol::{CloseCode, FromWorker, HeldAttempt, ResultVerdict, ToWorker, Verdict};
 use common::retry::RetryPolicy;
+use tokio_tungstenite::tungstenite::Message;
 
-use crate::agent::{Agent, held};
-use crate::ring::{BRIEF, Ring, until};
+use crate::agent::{Agent, Arrived, held};
+use crate::ring::{BRIEF, DEADLINE, Ring, until};
 
 #[tokio::test]
 async fn an_agent_that_comes_back_goes_on_with_its_session_and_its_attempts() {
@@ -153,6 +154,25 @@ async fn an_assigned_job_with_a_cancel_asked_is_delivered_again_to_an_agent_that
 }
 
 #[tokio::test]
+async fn a_heartbeat_from_before_the_start_is_no_witness_that_a_running_attempt_is_missing() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let id = ring.submit(spec()).await;
+    let assignment = agent.hear_assignment().await;
+    agent.beat(1, vec![]).await;
+    agent.start(&assignment).await;
+    ring.job_becomes(id, StateName::Running).await;
+    // sent before the assignment was heard, judged after the start was
+    agent.beat(2, vec![]).await;
+    assert_eq!(
+        agent.beat(3, vec![held(&assignment)]).await,
+        vec![(assignment.attempt, Verdict::Keep)]
+    );
+    assert_eq!(ring.job(id).await.attempts_total, 1);
+    assert_eq!(ring.job(id).await.state.name(), StateName::Running);
+}
+
+#[tokio::test]
 async fn a_new_session_may_keep_nothing_of_an_older_one() {
     let ring = Ring::start().await;
     let mut agent = ring.agent("w").await;
@@ -182,6 +202,71 @@ async fn the_newest_connection_of_a_worker_wins() {
     let mut clone = Agent::connect(&ring, "w").await;
     assert!(!clone.greet(None, vec![]).await.0);
     assert_eq!(new.hear_close().await, Some(CloseCode::Superseded.code()));
+}
+
+#[tokio::test]
+async fn an_older_session_is_kept_away_while_a_newer_one_lives_and_is_let_in_after() {
+    let ring = Ring::with(BRIEF, |stores| stores).await;
+    let old = ring.agent("w").await;
+    let session = old.session;
+    drop(old);
+    let mut clone = Agent::connect(&ring, "w").await;
+    assert!(!clone.greet(None, vec![]).await.0);
+    assert_eq!(clone.beat(1, vec![]).await, vec![]);
+
+    // also when it has aged until it was lost
+    let (begun, mut number, mut was_lost) = (ring.clock.mono(), 1, false);
+    while !was_lost {
+        assert!(
+            ring.clock.mono().since(begun) < DEADLINE,
+            "the older session ages"
+        );
+        was_lost = is_lost(&ring, session.unwrap()).await;
+        let mut back = Agent::connect(&ring, "w").await;
+        back.hello(session, vec![]).await;
+        assert_eq!(back.hear_close().await, Some(CloseCode::Superseded.code()));
+        number += 1;
+        assert_eq!(
+            clone.beat(number, vec![]).await,
+            vec![],
+            "the newer one notices nothing"
+        );
+    }
+
+    let newer = clone.session.unwrap();
+    drop(clone);
+    until("the newer session is lost", || async {
+        is_lost(&ring, newer).await.then_some(()).ok_or("it lives")
+    })
+    .await;
+    let mut back = Agent::connect(&ring, "w").await;
+    assert!(!back.greet(session, vec![]).await.0);
+}
+
+async fn is_lost(ring: &Ring, session: SessionId) -> bool {
+    ring.stores.workers.sessions(&[session]).await.unwrap()[0].lost
+}
+
+#[tokio::test]
+async fn a_welcome_that_was_missed_keeps_nobody_away() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let session = agent.session;
+    assert_eq!(agent.beat(1, vec![]).await, vec![]);
+    drop(agent);
+    // a session that was opened, and whose agent never heard of it
+    let mut missed = Agent::connect(&ring, "w").await;
+    missed.greet(None, vec![]).await;
+    missed.send(Message::Close(None)).await;
+    until("the session of before to go on", || async {
+        let mut back = Agent::connect(&ring, "w").await;
+        back.hello(session, vec![]).await;
+        match back.arrived().await {
+            Arrived::Message(ToWorker::Welcome { resumed: true, .. }) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -292,10 +377,12 @@ async fn who_beats_is_never_lost() {
         );
     }
     assert_eq!(ring.job(id).await.state.name(), StateName::Running);
-    assert!(agent.heard_already().iter().all(|arrived| matches!(
-        arrived,
-        crate::agent::Arrived::Message(ToWorker::HeartbeatAck { .. })
-    )));
+    assert!(
+        agent
+            .heard_already()
+            .iter()
+            .all(|arrived| matches!(arrived, Arrived::Message(ToWorker::HeartbeatAck { .. })))
+    );
 }
 
 /// The wish is an administrator's; neither a hello nor a heartbeat of the agent's may end it.

@@ -117,10 +117,20 @@ impl Session {
         for (_, handle) in self.attempts.values() {
             handle.mailbox.put(|mail| mail.link = Some(None));
         }
-        let at_leisure = [CloseCode::Unauthorized, CloseCode::VersionMismatch]
-            .iter()
-            .any(|code| closed.code == Some(code.code()));
-        self.retry(at_leisure);
+        let is = |code: CloseCode| closed.code == Some(code.code());
+        if is(CloseCode::Superseded) {
+            // There is one connection at a time here, so the newer one is somebody else's.
+            tracing::error!(
+                "another agent speaks under this worker's name: give every machine a key of its own, \
+                 or end the one that is not wanted"
+            );
+        }
+        let at_leisure = [
+            CloseCode::Unauthorized,
+            CloseCode::VersionMismatch,
+            CloseCode::Superseded,
+        ];
+        self.retry(at_leisure.into_iter().any(is));
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn open(gateway: &Arc<Gateway>, worker: &WorkerId, socket: &mut Socket
     // Read before the session: whoever stores another one meanwhile is newer.
     let before = stores.workers.get(worker).await?;
     let replaces = before.and_then(|row| row.session);
-    let (session, resumed) = session(gateway, worker, hello.session).await?;
+    let (session, resumed) = session(gateway, worker, hello.session, replaces).await?;
     // Entered before the rows are looked at, so that what is assigned from now on is handed over.
     let place = gateway
         .registry
@@ -166,17 +166,44 @@ async fn session(
     gateway: &Gateway,
     worker: &WorkerId,
     wanted: Option<SessionId>,
-) -> Result<(Session, bool), StoreError> {
+    current: Option<SessionId>,
+) -> Result<(Session, bool), End> {
     let workers = &gateway.stores.workers;
-    if let Some(id) = wanted
-        && let Some(session) = workers.resume_session(id, worker).await?
-    {
-        return Ok((session, true));
+    if let Some(id) = wanted {
+        if let Some(current) = current
+            && current != id
+            && is_succeeded(gateway, worker, id, current).await?
+        {
+            return Err(End::Close(
+                CloseCode::Superseded,
+                "another agent speaks for this worker: every machine needs a key of its own",
+            ));
+        }
+        if let Some(session) = workers.resume_session(id, worker).await? {
+            return Ok((session, true));
+        }
     }
     let session = workers
         .open_session(SessionId::random(), worker, gateway.clock.now())
         .await?;
     Ok((session, false))
+}
+
+/// Whether `current` has taken the place of `id` and lives: then the agent of `id` stays away, so that its own session
+/// ages and the two do not take the worker from each other for ever. A session that was never renewed and has no
+/// connection does not count: its agent may have missed the welcome and be the one that asks.
+async fn is_succeeded(
+    gateway: &Gateway,
+    worker: &WorkerId,
+    id: SessionId,
+    current: SessionId,
+) -> Result<bool, StoreError> {
+    let found = gateway.stores.workers.sessions(&[id, current]).await?;
+    // one that nobody knows is as good as none: its agent begins anew
+    let known = found.iter().any(|session| session.id == id);
+    let spoken_for = |beat| beat > 1 || gateway.registry.speaks(worker, current);
+    let newer = found.iter().find(|session| session.id == current);
+    Ok(known && newer.is_some_and(|session| !session.lost && spoken_for(session.beat)))
 }
 
 /// The worker as its hello tells it; what the row knows beyond that stays.
