@@ -95,8 +95,12 @@ pub async fn run(
 ///
 /// # Errors
 /// As [`run`]; also when the engine does not answer.
-pub async fn run_docker(config: Config, clock: SharedClock, tasks: Tasks) -> Result<(), AgentError> {
-    let docker = DockerConfig::new(config.key.worker.clone(), config.state_folder.clone());
+pub async fn run_docker(
+    config: Config,
+    docker: DockerConfig,
+    clock: SharedClock,
+    tasks: Tasks,
+) -> Result<(), AgentError> {
     let inner = Tasks::new();
     let executor = DockerExecutor::start(docker, Arc::clone(&clock), inner.clone()).await?;
     let ended = run(config, executor, clock, tasks).await;

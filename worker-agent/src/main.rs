@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
+use common::config::LeaseTimes;
 use common::ids::PoolName;
 use common::protocol::token::WorkerKey;
 use common::tasks::Tasks;
 use common::time::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
+use worker_agent::executor::docker::DockerConfig;
 use worker_agent::{Config, OnStop, ServerUrl};
 
 /// Runs jobs of a JobWorker installation in containers on this machine.
@@ -78,6 +80,10 @@ struct Args {
     /// Allow an unencrypted connection to another host.
     #[arg(long, env = "JOBWORKER_INSECURE_DEV")]
     insecure_dev: bool,
+
+    /// Short times of leases, for tests; the control plane has to have the same.
+    #[arg(long, hide = true)]
+    scaled_times: bool,
 }
 
 fn main() -> ExitCode {
@@ -97,7 +103,14 @@ fn main() -> ExitCode {
 }
 
 fn start(args: Args) -> anyhow::Result<()> {
-    let config = configure(args)?;
+    let times = if args.scaled_times {
+        LeaseTimes::SCALED
+    } else {
+        LeaseTimes::REAL
+    };
+    let config = configure(args, &times)?;
+    let mut docker = DockerConfig::new(config.key.worker.clone(), config.state_folder.clone());
+    docker.kill_grace = times.kill_grace;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -105,12 +118,12 @@ fn start(args: Args) -> anyhow::Result<()> {
     runtime.block_on(async {
         let tasks = Tasks::new();
         stop_on_signals(&tasks)?;
-        worker_agent::run_docker(config, Arc::new(SystemClock), tasks).await?;
+        worker_agent::run_docker(config, docker, Arc::new(SystemClock), tasks).await?;
         Ok(())
     })
 }
 
-fn configure(args: Args) -> anyhow::Result<Config> {
+fn configure(args: Args, times: &LeaseTimes) -> anyhow::Result<Config> {
     let line = match (args.key, args.key_file) {
         (Some(line), _) => line,
         (None, Some(file)) => {
@@ -121,6 +134,7 @@ fn configure(args: Args) -> anyhow::Result<Config> {
     let key = WorkerKey::parse(&line).context("the worker's key is not one line `jwwk1:…`")?;
     let server = ServerUrl::parse(&args.server, args.insecure_dev)?;
     let mut config = Config::new(key, server, args.state);
+    config.link = times.into();
     config.audience = args.audience;
     config.pool = args.pool;
     config.labels = args.labels.into_iter().collect::<BTreeMap<_, _>>();
