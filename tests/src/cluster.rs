@@ -11,6 +11,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -266,6 +267,12 @@ impl Cluster {
     /// When it does not run.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.process.as_ref().context("it does not run")?.pid())
+    }
+
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("it does not run")?.signal(signal)
     }
 
     /// SIGKILL.

@@ -1,10 +1,11 @@
 //! What one cluster has at the engine: its containers, found by its own agent's mark, and nobody else's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use common::ids::WorkerId;
 use serde::Deserialize;
 
 use crate::scripts::run;
@@ -17,6 +18,8 @@ const OWNER_LABEL: &str = "jobworker.owner";
 pub struct Docker {
     host: Option<String>,
     agent: Option<String>,
+    /// Where its agent keeps the name of its node; without, containers of every node are its.
+    node: Option<PathBuf>,
 }
 
 /// The part of `secrets.json` that is no secret.
@@ -34,6 +37,16 @@ impl Docker {
         Self {
             host,
             agent: named.map(|named| named.worker),
+            node: None,
+        }
+    }
+
+    /// The machine's engine, as the agent of this name with this state folder uses it.
+    pub fn of_agent(worker: &WorkerId, state: &Path) -> Self {
+        Self {
+            host: None,
+            agent: Some(worker.as_str().to_owned()),
+            node: Some(state.join("node-id")),
         }
     }
 
@@ -63,9 +76,14 @@ impl Docker {
             "--format",
             &format,
         ];
+        // before its first start an agent has neither a name for its node nor containers
+        let read = |file: &PathBuf| std::fs::read_to_string(file).unwrap_or_default();
+        let wanted = self.node.as_ref().map(read);
         let ours = |line: &str| {
             let (id, owner) = line.split_once(' ')?;
-            (owner.split('/').next() == Some(agent)).then(|| id.to_owned())
+            let (worker, node) = owner.split_once('/')?;
+            let this_node = wanted.as_ref().is_none_or(|wanted| wanted.trim() == node);
+            (worker == agent && this_node).then(|| id.to_owned())
         };
         Ok(run(self.command().args(list))?.lines().filter_map(ours).collect())
     }

@@ -1,5 +1,6 @@
 //! The end-to-end package: what its tests share.
 
+pub mod agents;
 pub mod chaos;
 pub mod cli;
 pub mod client;
@@ -8,10 +9,14 @@ pub mod disk;
 pub mod docker;
 pub mod door;
 pub mod events;
+pub mod history;
 pub mod images;
+pub mod inside;
 pub mod process;
+pub mod scene;
 pub mod scripts;
 pub mod sim;
 pub mod text;
 pub mod tidy;
 pub mod wait;
+pub mod watcher;

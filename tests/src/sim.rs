@@ -47,11 +47,21 @@ impl Simulated {
     /// # Errors
     /// When the cluster's fleet secret cannot be read.
     pub fn start(cluster: &Cluster, address: SocketAddr, slots: u32, runs_for: Duration) -> Result<Self> {
-        let kept = std::fs::read(cluster.state().join("secrets.json"))?;
-        let kept: Kept = serde_json::from_slice(&kept).context("secrets.json")?;
-        let secret = HEXLOWER.decode(kept.fleet_secret.as_bytes())?;
-        let fleet = FleetSecrets::new(vec![("k1".to_owned(), Secret::new(secret))])?;
-        let key = fleet.worker_key(&WorkerId::new("simulated")?, 1);
+        Self::named("simulated", cluster, address, slots, runs_for)
+    }
+
+    /// As [`Simulated::start`], under a name of its own.
+    ///
+    /// # Errors
+    /// When the cluster's fleet secret cannot be read.
+    pub fn named(
+        name: &str,
+        cluster: &Cluster,
+        address: SocketAddr,
+        slots: u32,
+        runs_for: Duration,
+    ) -> Result<Self> {
+        let key = fleet(cluster)?.worker_key(&WorkerId::new(name)?, 1);
 
         let folder = tempfile::Builder::new().prefix("jw-sim-").tempdir()?;
         let server = ServerUrl::parse(&format!("ws://{address}"), false)?;
@@ -92,6 +102,17 @@ impl Simulated {
         }
         Ok(())
     }
+}
+
+/// The secrets that this cluster's workers' keys are made of.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn fleet(cluster: &Cluster) -> Result<FleetSecrets> {
+    let kept = std::fs::read(cluster.state().join("secrets.json"))?;
+    let kept: Kept = serde_json::from_slice(&kept).context("secrets.json")?;
+    let secret = HEXLOWER.decode(kept.fleet_secret.as_bytes())?;
+    Ok(FleetSecrets::new(vec![("k1".to_owned(), Secret::new(secret))])?)
 }
 
 /// A job for it.

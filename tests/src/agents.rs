@@ -1,0 +1,188 @@
+//! Agents as programs of their own: real `jobworker-agent` processes that are killed, stopped, let go on and started
+//! again on the same folder, apart from the control plane.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use common::ids::WorkerId;
+use rustix::process::Signal;
+use worker_agent::journal::{self, State};
+
+use crate::cluster::Cluster;
+use crate::disk::unmount_below;
+use crate::docker::Docker;
+use crate::process::{Running, program};
+use crate::sim::fleet;
+
+const LOG_LINES_SHOWN: usize = 40;
+
+#[derive(Debug)]
+pub struct Agent {
+    worker: WorkerId,
+    /// The control plane, at an address that stays.
+    server: SocketAddr,
+    slots: u32,
+    key: String,
+    folder: PathBuf,
+    process: Option<Running>,
+    ended_well: bool,
+}
+
+impl Agent {
+    /// Starts the agent `worker` with a fresh state folder called `folder`, which is below the cluster's own.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(
+        cluster: &Cluster,
+        server: SocketAddr,
+        worker: &WorkerId,
+        folder: &str,
+        slots: u32,
+    ) -> Result<Self> {
+        // it looks for it beside itself, and says so only when a job comes
+        program("jobworker-init")?;
+        let folder = cluster.folder().join(folder);
+        std::fs::create_dir(&folder)?;
+        let mut agent = Self {
+            worker: worker.clone(),
+            server,
+            slots,
+            key: fleet(cluster)?.worker_key(worker, 1).to_text().expose().clone(),
+            folder,
+            process: None,
+            ended_well: false,
+        };
+        agent.start_again()?;
+        Ok(agent)
+    }
+
+    /// # Errors
+    /// When it runs already, or cannot be started.
+    pub fn start_again(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            bail!("the agent {} runs already", self.worker);
+        }
+        let log = File::options().create(true).append(true).open(self.log_file())?;
+        let mut command = Command::new(program("jobworker-agent")?);
+        command.env("JOBWORKER_WORKER_KEY", &self.key);
+        command.env("RUST_LOG", "info").env("NO_COLOR", "1");
+        command.args(["--scaled-times", "--server", &format!("ws://{}", self.server)]);
+        command.args(["--slots", &self.slots.to_string()]);
+        command.arg("--state").arg(self.state());
+        command.stdout(log.try_clone()?).stderr(log);
+        self.process = Some(Running::start(&mut command)?);
+        Ok(())
+    }
+
+    pub fn worker(&self) -> &WorkerId {
+        &self.worker
+    }
+
+    /// SIGKILL: its containers are on their own.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running()?.kill()?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// SIGSTOP: it stands still and knows nothing of it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.running()?.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.running()?.signal(Signal::CONT)
+    }
+
+    /// SIGTERM, and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not well.
+    pub async fn terminate(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else {
+            self.ended_well = true;
+            return Ok(());
+        };
+        let status = process.stop(Duration::from_secs(40)).await?;
+        if !status.success() {
+            bail!("the agent {} ended with {status} after a SIGTERM", self.worker);
+        }
+        self.ended_well = true;
+        Ok(())
+    }
+
+    /// Nobody wants its last words.
+    pub fn forget(mut self) {
+        self.ended_well = true;
+    }
+
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// What its journal says.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn journal(&self) -> Result<State> {
+        let path = self.state().join("journal.jsonl");
+        let text = std::fs::read(&path).with_context(|| format!("no journal of {}", self.worker))?;
+        Ok(journal::replay(&text))
+    }
+
+    /// What is its own at the engine.
+    pub fn docker(&self) -> Docker {
+        Docker::of_agent(&self.worker, &self.state())
+    }
+
+    /// All that it has logged so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    fn running(&mut self) -> Result<&mut Running> {
+        self.process
+            .as_mut()
+            .with_context(|| format!("the agent {} does not run", self.worker))
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.join("agent.log")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // first the process, so that it starts nothing new
+        self.process = None;
+        self.docker().remove_all();
+        unmount_below(&self.folder);
+        if !self.ended_well {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            println!("---- the last lines of the agent {}", self.worker);
+            for line in &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..] {
+                println!("{line}");
+            }
+        }
+    }
+}
