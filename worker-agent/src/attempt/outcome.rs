@@ -175,6 +175,20 @@ mod tests {
     }
 
     #[test]
+    fn what_never_began_has_not_ended_by_its_own_doing() {
+        let asked = |stop| Asked {
+            started: false,
+            ..asked(stop, false)
+        };
+        for end in [silent(false, false), silent(false, true), silent(true, false)] {
+            let outcome = of_end(&end, &asked(None));
+            assert!(matches!(outcome, Outcome::InfraError { .. }), "{outcome:?}");
+        }
+        let cancelled = of_end(&silent(false, false), &asked(Some(StopWhy::Cancelled)));
+        assert!(matches!(cancelled, Outcome::Cancelled { .. }), "{cancelled:?}");
+    }
+
+    #[test]
     fn messages_are_cut() {
         let end = End::NotStarted {
             reason: NotStartedReason::Other,

@@ -50,6 +50,7 @@ struct State {
     made: u64,
     refusal: Option<StartFailure>,
     held_back: bool,
+    run_lost: bool,
     files: Vec<(String, PathBuf)>,
 }
 
@@ -118,6 +119,11 @@ impl FakeExecutor {
     /// `prepare` waits from now on, or goes on.
     pub fn hold_back(&self, held_back: bool) {
         self.change(|state| state.held_back = held_back);
+    }
+
+    /// `run` reaches no container from now on, as if the agent died before it said so.
+    pub fn lose_run(&self) {
+        self.change(|state| state.run_lost = true);
     }
 
     /// What each collected workspace has: its path below `/workspace`, and where it lies.
@@ -252,7 +258,9 @@ impl Executor for FakeExecutor {
             state.made += 1;
             let name = ContainerRef(format!("fake-{}", state.made));
             let attempt = Some(request.assignment.attempt);
-            let container = FakeContainer::new(attempt, request.slot, Timestamp::from_millis(0));
+            // As new as can be: the search for orphans must not take one that is being journaled.
+            let created_at = Timestamp::from_millis(i64::MAX);
+            let container = FakeContainer::new(attempt, request.slot, created_at);
             state.containers.insert(name.clone(), container);
             Ok(name)
         })
@@ -320,11 +328,13 @@ impl Prepared for FakePrepared {
     }
 
     async fn run(self: Box<Self>, deadline: Mono) -> Result<Box<dyn Running>, StartFailure> {
-        self.executor.change_named(&self.name, |container| {
-            container.runs += 1;
-            container.started = true;
-            container.deadlines.push(deadline);
-        });
+        if !self.executor.state().run_lost {
+            self.executor.change_named(&self.name, |container| {
+                container.runs += 1;
+                container.started = true;
+                container.deadlines.push(deadline);
+            });
+        }
         Ok(Box::new(FakeRunning {
             executor: self.executor,
             name: self.name,

@@ -90,6 +90,24 @@ async fn a_stop_ends_the_run_and_its_own_result_is_not_reported() {
     assert_eq!(rig.executor.made(), 1);
 }
 
+/// An acknowledgement that comes again renews nothing, but a stop in it stands.
+#[tokio::test]
+async fn a_stop_in_an_acknowledgement_that_was_heard_before_is_honoured() {
+    let mut rig = Rig::start();
+    let (mut gateway, _) = rig.connect().await;
+    let given = assignment();
+    gateway.assign(&given).await;
+    gateway.started(given.attempt).await;
+    let (number, _) = gateway.heartbeat().await;
+    gateway.verdict(number, given.attempt, Verdict::Keep).await;
+    gateway.verdict(number, given.attempt, Verdict::Stop).await;
+    assert_eq!(gateway.outcome(given.attempt).await, Outcome::WorkerLost);
+    assert_eq!(
+        rig.executor.of(given.attempt).unwrap().stops,
+        [StopWhy::LeaseLost]
+    );
+}
+
 #[tokio::test]
 async fn a_new_session_ends_what_the_old_one_ran() {
     let mut rig = Rig::start();

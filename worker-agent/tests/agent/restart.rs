@@ -109,6 +109,59 @@ async fn an_attempt_that_was_never_run_is_begun_after_a_restart() {
     gateway.started(given.attempt).await;
 }
 
+/// Its container was journaled, `run` was never sent: the job has done nothing, so its end is not the job's doing.
+#[tokio::test]
+async fn a_container_whose_agent_died_before_run_is_the_infrastructures_failure() {
+    for engine_restarted in [false, true] {
+        let mut rig = Rig::start();
+        rig.executor.lose_run();
+        let (mut gateway, session) = rig.connect().await;
+        let given = assignment();
+        gateway.assign(&given).await;
+        let journal = rig.config.state_folder.join("journal.jsonl");
+        let journaled = || {
+            std::fs::read_to_string(&journal)
+                .unwrap()
+                .contains("\"entry\":\"container\"")
+        };
+        while !journaled() {
+            gateway.heartbeat().await;
+        }
+        rig.restart().await;
+        let mut gateway = rig.resume(session).await;
+        rig.executor.end(
+            given.attempt,
+            worker_agent::executor::End::Silent {
+                engine_restarted,
+                oom: false,
+                message: "the agent ended before the job was begun".into(),
+            },
+        );
+        let outcome = gateway.outcome(given.attempt).await;
+        assert!(matches!(outcome, Outcome::InfraError { .. }), "{outcome:?}");
+        assert_eq!(rig.executor.of(given.attempt).unwrap().runs, 0);
+    }
+}
+
+/// Unknown to the journal its container would be an orphan, to be removed while it runs.
+#[tokio::test]
+async fn an_assignment_that_the_journal_does_not_take_is_refused_and_makes_no_container() {
+    let mut rig = Rig::start();
+    let (mut gateway, _) = rig.connect().await;
+    // A journal that has grown is written anew beside itself, which cannot be done here.
+    std::fs::create_dir(rig.config.state_folder.join("journal.new")).unwrap();
+    let mut given = assignment();
+    given.spec.env.insert("LARGE".into(), "x".repeat(5 * 1024 * 1024));
+    gateway.assign(&given).await;
+    let outcome = gateway.outcome(given.attempt).await;
+    assert!(
+        matches!(&outcome, Outcome::InfraError { message } if message.contains("journal")),
+        "{outcome:?}"
+    );
+    gateway.until_nothing_is_held().await;
+    assert_eq!(rig.executor.made(), 0);
+}
+
 #[tokio::test]
 async fn containers_that_no_attempt_holds_are_removed_after_a_grace() {
     let mut rig = Rig::start_with(|config| {

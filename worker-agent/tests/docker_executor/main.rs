@@ -188,6 +188,53 @@ async fn a_dropped_run_is_adopted_and_nothing_of_it_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_never_told_to_run_ends_when_it_is_adopted() {
+    let node = node(0).await;
+    let assignment = assignment(shell("echo never"));
+    let request = PrepareRequest {
+        assignment: Arc::clone(&assignment),
+        slot: 1,
+        inputs: Vec::new(),
+    };
+    let prepared = node.executor.prepare(request).await.unwrap();
+    let container = prepared.container().clone();
+    drop(prepared);
+    let Node {
+        state,
+        tasks,
+        executor,
+    } = node;
+    tasks.stop();
+    assert!(tasks.join(STEP_MAX).await);
+    drop(executor);
+    let node = node_at(state, 0).await;
+    let mut running = node
+        .executor
+        .adopt(AdoptRequest {
+            container,
+            assignment,
+            slot: 1,
+            spooled_seq: 0,
+        })
+        .await
+        .unwrap();
+    let (output, ended) = to_the_end(&mut running).await;
+    running.finish().await;
+    node.close().await;
+    assert_eq!(output, "");
+    assert!(
+        matches!(
+            ended.end,
+            End::Silent {
+                engine_restarted: true,
+                ..
+            }
+        ),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_second_job_of_a_size_gets_a_spare_container() {
     let node = node(1).await;
     run(&node, shell("true")).await;
