@@ -25,6 +25,8 @@ pub mod store;
 pub mod archive;
 pub mod config;
 pub mod error;
+pub mod program;
 pub mod service;
+pub mod settings;
 
 pub mod api_types;

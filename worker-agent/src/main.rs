@@ -10,10 +10,10 @@ use anyhow::Context as _;
 use clap::Parser;
 use common::config::LeaseTimes;
 use common::ids::PoolName;
+use common::program;
 use common::protocol::token::WorkerKey;
 use common::tasks::Tasks;
 use common::time::SystemClock;
-use tokio::signal::unix::{SignalKind, signal};
 use worker_agent::executor::docker::DockerConfig;
 use worker_agent::{Config, OnStop, ServerUrl};
 
@@ -87,12 +87,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    program::begin_log();
     match start(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -117,7 +112,7 @@ fn start(args: Args) -> anyhow::Result<()> {
         .context("no runtime")?;
     runtime.block_on(async {
         let tasks = Tasks::new();
-        stop_on_signals(&tasks)?;
+        program::stop_on_signals(&tasks).context("no handlers for signals")?;
         worker_agent::run_docker(config, docker, Arc::new(SystemClock), tasks).await?;
         Ok(())
     })
@@ -149,20 +144,6 @@ fn configure(args: Args, times: &LeaseTimes) -> anyhow::Result<Config> {
         };
     }
     Ok(config)
-}
-
-fn stop_on_signals(tasks: &Tasks) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("no handler for TERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("no handler for INT")?;
-    let stopper = tasks.clone();
-    tasks.spawn("signals", async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stopper.stop();
-    });
-    Ok(())
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
