@@ -28,6 +28,8 @@ pub struct Refused {
     pub status: u16,
     /// Where the body is one.
     pub problem: Option<Problem>,
+    /// As the header has it.
+    pub retry_after: Option<String>,
     pub text: String,
 }
 
@@ -349,10 +351,13 @@ async fn accepted(request: RequestBuilder) -> Result<Response> {
     if status.is_success() {
         return Ok(response);
     }
+    let retry_after = response.headers().get(reqwest::header::RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| Some(value.to_str().ok()?.to_owned()));
     let text = response.text().await.unwrap_or_default();
     Err(Refused {
         status: status.as_u16(),
         problem: serde_json::from_str(&text).ok(),
+        retry_after,
         text,
     }
     .into())

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod docker;
 pub mod door;
 pub mod events;
+pub mod fleet;
 pub mod history;
 pub mod images;
 pub mod inside;

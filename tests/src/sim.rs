@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::api_types::SubmitJob;
 use common::config::LeaseTimes;
 use common::ids::{PoolName, WorkerId};
-use common::protocol::token::FleetSecrets;
+use common::protocol::token::{FleetSecrets, WorkerKey};
 use common::secret::Secret;
 use common::tasks::Tasks;
 use common::time::SystemClock;
@@ -62,7 +62,14 @@ impl Simulated {
         runs_for: Duration,
     ) -> Result<Self> {
         let key = fleet(cluster)?.worker_key(&WorkerId::new(name)?, 1);
+        Self::by_key(key, address, slots, runs_for)
+    }
 
+    /// As [`Simulated::start`], with a key of any installation.
+    ///
+    /// # Errors
+    /// When it finds no folder.
+    pub fn by_key(key: WorkerKey, address: SocketAddr, slots: u32, runs_for: Duration) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("jw-sim-").tempdir()?;
         let server = ServerUrl::parse(&format!("ws://{address}"), false)?;
         let mut config = Config::new(key, server, folder.path().to_owned());

@@ -1,0 +1,297 @@
+//! The programs of their own, as operators run them: `jobworker-api` and `jobworker-scheduler`, several of each, over a
+//! real MongoDB-protocol server and a real Redis of this test's own.
+//!
+//! Each program keeps its address through kills and starts, as behind a load balancer. Agents come in through a
+//! [`Door`], which the test leads to a scheduler that lives. Nothing outlives the test.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use common::ids::WorkerId;
+use common::protocol::token::WorkerKey;
+use data_encoding::HEXLOWER;
+use rustix::process::Signal;
+use storage::conformance::mongo_server::Server;
+use storage::conformance::redis_server::RedisServer;
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::process::{Running, program};
+use crate::wait::{LONG, wait_for};
+
+const LOG_LINES_SHOWN: usize = 40;
+
+/// How many of each.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    pub apis: usize,
+    pub schedulers: usize,
+}
+
+pub struct Fleet {
+    pub mongo: Server,
+    pub redis: RedisServer,
+    pub apis: Vec<Program>,
+    pub schedulers: Vec<Program>,
+    environment: Environment,
+    folder: TempDir,
+    stopped: bool,
+}
+
+impl Fleet {
+    /// Fresh servers and programs, all ready.
+    ///
+    /// # Errors
+    /// When one does not become ready; with what it said.
+    pub async fn start(size: Size) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("jw-fleet-").tempdir()?;
+        // Kills count here, and what was acknowledged has to be on the disk by then.
+        let mongo = Server::with(&["--sync-on-commit"]).await;
+        let redis = RedisServer::start().await;
+        let environment = Environment {
+            mongo: mongo.uri("jobworker").expose().clone(),
+            redis: redis.url(),
+            jwt_secret: HEXLOWER.encode(&rand::random::<[u8; 32]>()),
+            worker_secret: HEXLOWER.encode(&rand::random::<[u8; 32]>()),
+        };
+        let mut fleet = Self {
+            mongo,
+            redis,
+            apis: Vec::new(),
+            schedulers: Vec::new(),
+            environment,
+            folder,
+            stopped: false,
+        };
+        for number in 0..size.apis {
+            let api = fleet.program(&format!("api-{number}"), "jobworker-api")?;
+            fleet.apis.push(api);
+        }
+        for number in 0..size.schedulers {
+            let scheduler = fleet.program(&format!("scheduler-{number}"), "jobworker-scheduler")?;
+            fleet.schedulers.push(scheduler);
+        }
+        for program in fleet.apis.iter_mut().chain(&mut fleet.schedulers) {
+            program.start()?;
+            program.listens().await?;
+        }
+        Ok(fleet)
+    }
+
+    fn program(&self, name: &str, binary: &'static str) -> Result<Program> {
+        Ok(Program {
+            binary,
+            address: free_address()?,
+            log: self.folder.path().join(format!("{name}.log")),
+            arguments: match binary {
+                "jobworker-scheduler" => vec!["--scaled-times".to_owned()],
+                _ => vec![
+                    "--password-file".to_owned(),
+                    self.password_file().display().to_string(),
+                ],
+            },
+            environment: self.environment.clone(),
+            process: None,
+        })
+    }
+
+    fn password_file(&self) -> PathBuf {
+        self.folder.path().join("password")
+    }
+
+    /// The administrator, at this one of the APIs.
+    ///
+    /// # Errors
+    /// When nobody can sign in there.
+    pub async fn client(&self, api: usize) -> Result<Client> {
+        let api = self.apis.get(api).context("there are fewer APIs")?;
+        let base = format!("http://{}", api.address);
+        wait_for(LONG, "a sign-in", async || {
+            let password = std::fs::read_to_string(self.password_file());
+            let password = password.map_err(|error| format!("no password yet: {error}"))?;
+            let client = Client::new(&base).map_err(|error| error.to_string())?;
+            client
+                .sign_in("admin", password.trim_end())
+                .await
+                .map_err(|error| format!("{error:#}"))
+        })
+        .await
+    }
+
+    /// Of a worker of this fleet, as the scheduler program tells it.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn worker_key(&self, worker: &WorkerId) -> Result<WorkerKey> {
+        let mut command = Command::new(program("jobworker-scheduler")?);
+        self.environment.give(&mut command);
+        let output = command.args(["worker-key", worker.as_str()]).output()?;
+        if !output.status.success() {
+            bail!("worker-key: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(WorkerKey::parse(String::from_utf8(output.stdout)?.trim_end())?)
+    }
+
+    /// TERM to all that still run; each has to end well.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub async fn stop(mut self) -> Result<()> {
+        for program in self.apis.iter_mut().chain(&mut self.schedulers) {
+            program.terminate().await?;
+        }
+        self.stopped = true;
+        Ok(())
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        for program in self.apis.iter().chain(&self.schedulers) {
+            println!("---- {}\n{}", program.log.display(), program.last_lines());
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Environment {
+    mongo: String,
+    redis: String,
+    jwt_secret: String,
+    worker_secret: String,
+}
+
+impl Environment {
+    fn give(&self, command: &mut Command) {
+        for name in [
+            "LISTEN",
+            "PORT",
+            "DEFAULT_IMAGE",
+            "ENFORCE_TLS",
+            "ALLOWED_ORIGINS",
+        ] {
+            command.env_remove(name);
+        }
+        command
+            .env("MONGODB_URI", &self.mongo)
+            .env("REDIS_URL", &self.redis)
+            .env("JWT_SECRET", &self.jwt_secret)
+            .env("WORKER_TOKEN_SECRET", &self.worker_secret)
+            .env("RATE_LIMIT_MAX", "1000000")
+            .env("RUST_LOG", "info");
+    }
+}
+
+/// One program of the fleet.
+#[derive(Debug)]
+pub struct Program {
+    binary: &'static str,
+    pub address: SocketAddr,
+    log: PathBuf,
+    arguments: Vec<String>,
+    environment: Environment,
+    process: Option<Running>,
+}
+
+impl Program {
+    /// # Errors
+    /// When it runs already, or cannot be started.
+    pub fn start(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            bail!("{} runs already", self.log.display());
+        }
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(program(self.binary)?);
+        self.environment.give(&mut command);
+        command
+            .args(["--listen", &self.address.to_string()])
+            .args(&self.arguments);
+        command.stdout(log.try_clone()?).stderr(log);
+        self.process = Some(Running::start(&mut command)?);
+        Ok(())
+    }
+
+    /// Until it takes connections.
+    ///
+    /// # Errors
+    /// When it ends before, or takes too long.
+    pub async fn listens(&mut self) -> Result<()> {
+        let (address, process) = (self.address, self.process.as_mut().context("it does not run")?);
+        let ready = wait_for(LONG, "a program to listen", async || {
+            if let Ok(Some(status)) = process.ended() {
+                return Ok(Err(status));
+            }
+            let connected = tokio::net::TcpStream::connect(address).await;
+            connected.map(|_| Ok(())).map_err(|error| error.to_string())
+        });
+        ready
+            .await?
+            .map_err(|status| anyhow::anyhow!("{} ended with {status}: {}", self.binary, self.last_lines()))
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("it does not run")?.kill()
+    }
+
+    /// SIGSTOP or SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("it does not run")?.signal(signal)
+    }
+
+    pub const fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Whether its log has a line with `text`, how often.
+    pub fn said(&self, text: &str) -> usize {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// The number of the last term that it began; 0 before the first.
+    pub fn last_term(&self) -> u64 {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let begun = log.lines().filter(|line| line.contains("a term begins"));
+        let number = |line: &str| {
+            let (_, rest) = line.split_once("Epoch(")?;
+            rest.split_once(')')?.0.parse().ok()
+        };
+        begun.filter_map(number).max().unwrap_or(0)
+    }
+
+    async fn terminate(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else {
+            return Ok(());
+        };
+        let status = process.stop(Duration::from_secs(30)).await?;
+        if !status.success() {
+            bail!("{} ended with {status}: {}", self.binary, self.last_lines());
+        }
+        Ok(())
+    }
+
+    fn last_lines(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+}
+
+/// Of this machine, taken by nobody at this moment.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
+}
