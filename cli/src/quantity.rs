@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+pub use common::words::{show_bytes, show_duration};
+
 /// Longest duration that is understood; what the server accepts is its own decision.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 
@@ -104,33 +106,6 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| format!("`{text}` has no name and value; expected `KEY=VALUE`"))
 }
 
-/// Bytes for people: `812 B`, `1.5 KiB`, `3.0 GiB`.
-pub fn show_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1_024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1_024.0;
-    let mut unit = 0;
-    while value >= 1_024.0 && unit + 1 < UNITS.len() {
-        value /= 1_024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
-/// A length of time for people, with two units at the most: `340 ms`, `1.7 s`, `2m 05s`, `3h 10m`, `4d 2h`.
-pub fn show_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0 => format!("{} ms", duration.as_millis()),
-        1..60 => format!("{:.1} s", duration.as_secs_f64().min(59.9)),
-        60..3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h {:02}m", seconds / 3_600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds / 3_600 % 24),
-    }
-}
-
 /// Digits with at most one point: no sign, no exponent, no `inf`.
 fn plain_number(text: &str) -> Option<f64> {
     let plain = !text.is_empty()
@@ -200,28 +175,10 @@ mod tests {
         assert_eq!(pair("a="), Ok(("a".into(), String::new())));
     }
 
-    #[test]
-    fn amounts_are_shown_short() {
-        assert_eq!(show_bytes(812), "812 B");
-        assert_eq!(show_bytes(1_536), "1.5 KiB");
-        assert_eq!(show_bytes(u64::MAX), "16384.0 PiB");
-        for (millis, text) in [
-            (340, "340 ms"),
-            (1_700, "1.7 s"),
-            (59_999, "59.9 s"),
-            (125_000, "2m 05s"),
-            (11_400_000, "3h 10m"),
-            (352_800_000, "4d 2h"),
-        ] {
-            assert_eq!(show_duration(Duration::from_millis(millis)), text);
-        }
-    }
-
     proptest! {
         #[test]
         fn no_text_panics(text in "\\PC{0,40}") {
             let _ = (cpu_millis(&text), size_mib(&text), duration(&text), pair(&text));
-            let _ = show_bytes(text.len() as u64);
         }
 
         #[test]

@@ -8,12 +8,14 @@ pub mod ids;
 pub mod secret;
 pub mod tasks;
 pub mod time;
+pub mod words;
 
 pub mod attempt;
 pub mod job;
 pub mod log;
 pub mod worker;
 
+pub mod fit;
 pub mod lifecycle;
 pub mod queue;
 pub mod retry;

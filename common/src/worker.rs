@@ -54,12 +54,33 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Whether an idle worker of this size could run it.
-    pub const fn could_hold(&self, wanted: &Resources) -> bool {
-        self.slots > 0
-            && self.cpu_millis >= wanted.cpu_millis
-            && self.memory_mib >= wanted.memory_mib
-            && self.disk_mib >= wanted.disk_mib
+    pub const NOTHING: Self = Self {
+        cpu_millis: 0,
+        memory_mib: 0,
+        disk_mib: 0,
+        slots: 0,
+    };
+
+    /// With one more attempt of this size; held at the end of the range.
+    #[must_use]
+    pub const fn with(self, more: &Resources) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.saturating_add(more.cpu_millis),
+            memory_mib: self.memory_mib.saturating_add(more.memory_mib),
+            disk_mib: self.disk_mib.saturating_add(more.disk_mib),
+            slots: self.slots.saturating_add(1),
+        }
+    }
+
+    /// With one attempt of this size less.
+    #[must_use]
+    pub const fn without(self, less: &Resources) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.saturating_sub(less.cpu_millis),
+            memory_mib: self.memory_mib.saturating_sub(less.memory_mib),
+            disk_mib: self.disk_mib.saturating_sub(less.disk_mib),
+            slots: self.slots.saturating_sub(1),
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use common::fit::{self, Offer, Wanted};
 use common::ids::{AccountId, JobId, PoolName, WorkerId};
 use common::job::{JobSpec, Resources};
 use common::queue::Lane;
@@ -122,12 +123,18 @@ fn choose(job: &Candidate, seats: &[Seat]) -> Option<usize> {
 
 impl Seat {
     fn fits(&self, job: &Candidate) -> bool {
-        self.pool == job.pool
-            && job
-                .labels
-                .iter()
-                .all(|(name, value)| self.labels.get(name) == Some(value))
-            && self.free().could_hold(&job.resources)
+        let wanted = Wanted {
+            resources: job.resources,
+            pool: &job.pool,
+            labels: &job.labels,
+        };
+        let offer = Offer {
+            pool: &self.pool,
+            labels: &self.labels,
+            capacity: self.capacity,
+            used: self.used,
+        };
+        fit::fits(wanted, offer)
     }
 
     pub fn free(&self) -> Capacity {
@@ -140,10 +147,7 @@ impl Seat {
     }
 
     pub fn take(&mut self, wanted: &Resources) {
-        self.used.cpu_millis = self.used.cpu_millis.saturating_add(wanted.cpu_millis);
-        self.used.memory_mib = self.used.memory_mib.saturating_add(wanted.memory_mib);
-        self.used.disk_mib = self.used.disk_mib.saturating_add(wanted.disk_mib);
-        self.used.slots = self.used.slots.saturating_add(1);
+        self.used = self.used.with(wanted);
     }
 
     /// Use of the scarcest resource with `wanted` added, in millionths.

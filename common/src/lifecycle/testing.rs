@@ -6,6 +6,7 @@ use crate::ids::{AccountId, AttemptId, JobId, SessionId, UserId, WorkerId};
 use crate::job::{Command, Job, JobSpec, Lease, Limits, Priority, Resources};
 use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
+use crate::worker::{Capacity, Condition, Load, Worker, WorkerDescription};
 
 /// `echo hi` with every default.
 pub fn spec() -> JobSpec {
@@ -54,4 +55,33 @@ pub fn lease(worker: &str) -> Lease {
 
 pub fn attempt() -> AttemptId {
     AttemptId::random()
+}
+
+/// Ready, of the default pool, with 4 CPUs, 4 GiB and 2 slots; in a session of its own, heard at time zero.
+pub fn worker(name: &str) -> Worker {
+    Worker {
+        id: WorkerId::new(name).expect("a good name"),
+        description: WorkerDescription {
+            version: "1".into(),
+            hostname: name.into(),
+            os: "linux".into(),
+            architecture: "x86_64".into(),
+            pool: Default::default(),
+            labels: BTreeMap::new(),
+            capacity: Capacity {
+                cpu_millis: 4_000,
+                memory_mib: 4_096,
+                disk_mib: 100_000,
+                slots: 2,
+            },
+            notes: Vec::new(),
+        },
+        condition: Condition::Ready,
+        draining: false,
+        session: Some(SessionId::random()),
+        conn: 1,
+        registered_at: Timestamp::default(),
+        heard_at: Timestamp::default(),
+        load: Load::default(),
+    }
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use common::fit;
 use common::ids::{AccountId, JobId, SessionId, WorkerId};
 use common::job::{Job, Lease, Resources};
 use common::store::{Held, StoreError, Stores};
@@ -134,11 +135,8 @@ impl Picture {
     pub fn seats(&self, now: Mono, contact: Duration) -> (Vec<Seat>, Vec<Lease>) {
         let mut used: HashMap<&WorkerId, Capacity> = HashMap::new();
         for holding in self.held.values() {
-            let sum = used.entry(&holding.worker).or_insert(NOTHING);
-            sum.cpu_millis = sum.cpu_millis.saturating_add(holding.resources.cpu_millis);
-            sum.memory_mib = sum.memory_mib.saturating_add(holding.resources.memory_mib);
-            sum.disk_mib = sum.disk_mib.saturating_add(holding.resources.disk_mib);
-            sum.slots = sum.slots.saturating_add(1);
+            let sum = used.entry(&holding.worker).or_insert(Capacity::NOTHING);
+            *sum = sum.with(&holding.resources);
         }
         self.workers
             .values()
@@ -149,7 +147,7 @@ impl Picture {
                     pool: worker.description.pool.clone(),
                     labels: worker.description.labels.clone(),
                     capacity: worker.description.capacity,
-                    used: used.get(&worker.id).copied().unwrap_or(NOTHING),
+                    used: used.get(&worker.id).copied().unwrap_or(Capacity::NOTHING),
                 };
                 (seat.free().slots > 0).then(|| {
                     (
@@ -166,17 +164,10 @@ impl Picture {
 
     fn eligible(&self, worker: &Worker, now: Mono, contact: Duration) -> Option<SessionId> {
         let session = worker.session?;
-        let (_, moved) = self.heard.get(&session)?;
-        (worker.condition.is_ready() && !worker.draining && now.since(*moved) < contact).then_some(session)
+        let silent = self.heard.get(&session).map(|(_, moved)| now.since(*moved));
+        fit::absence(worker, silent, contact).is_none().then_some(session)
     }
 }
-
-const NOTHING: Capacity = Capacity {
-    cpu_millis: 0,
-    memory_mib: 0,
-    disk_mib: 0,
-    slots: 0,
-};
 
 fn holding(job: &Job) -> Option<(JobId, Holding)> {
     let (_, lease) = job.state.held()?;
@@ -192,38 +183,17 @@ fn holding(job: &Job) -> Option<(JobId, Holding)> {
 mod tests {
     use super::*;
     use common::ids::AttemptId;
-    use common::lifecycle::testing::{job, spec};
+    use common::lifecycle::testing::{self, job, spec};
     use common::lifecycle::{JobEvent, step};
     use common::time::Timestamp;
-    use common::worker::{Condition, Load, WorkerDescription};
+    use common::worker::Condition;
 
     const C: Duration = Duration::from_secs(15);
 
     fn worker(name: &str, session: SessionId) -> Worker {
         Worker {
-            id: WorkerId::new(name).unwrap(),
-            description: WorkerDescription {
-                version: "1".into(),
-                hostname: name.into(),
-                os: "linux".into(),
-                architecture: "x86_64".into(),
-                pool: Default::default(),
-                labels: BTreeMap::new(),
-                capacity: Capacity {
-                    cpu_millis: 4_000,
-                    memory_mib: 4_096,
-                    disk_mib: 100_000,
-                    slots: 2,
-                },
-                notes: vec![],
-            },
-            condition: Condition::Ready,
-            draining: false,
             session: Some(session),
-            conn: 1,
-            registered_at: Timestamp::default(),
-            heard_at: Timestamp::default(),
-            load: Load::default(),
+            ..testing::worker(name)
         }
     }
 
