@@ -15,6 +15,7 @@ pub mod job;
 pub mod log;
 pub mod worker;
 
+pub mod explain;
 pub mod fit;
 pub mod lifecycle;
 pub mod queue;
