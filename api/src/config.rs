@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use common::config::LeaseTimes;
+use common::job::Resources;
 use common::secret::Secret;
 use common::store::Quota;
 
@@ -22,6 +24,11 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     pub upload_bytes_max: u64,
     pub limits: Limits,
+    /// Silent for this long, a worker is shown as out of contact: the scheduler's own setting.
+    pub contact: Duration,
+    /// The largest worker that may still join. A job that no registered worker could run, but one of this size could,
+    /// is taken and waits. None: the fleet is what is registered.
+    pub fleet_ceiling: Option<Resources>,
     /// Connections at the same time; more wait in the listener's backlog.
     pub connections_max: usize,
     /// From the first byte of a request, or the end of the one before, to the end of its headers.
@@ -95,6 +102,8 @@ impl Config {
             allowed_origins: Vec::new(),
             upload_bytes_max: 1 << 30,
             limits: Limits::default(),
+            contact: LeaseTimes::REAL.contact,
+            fleet_ceiling: None,
             connections_max: 4_096,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use common::api_types::{FieldProblem, Problem};
+use common::api_types::{FieldProblem, FleetView, Problem};
 use common::error::ServiceError;
 use common::ids::RequestId;
 use common::job::FieldError;
@@ -25,6 +25,7 @@ struct Fault {
     code: &'static str,
     detail: String,
     errors: Vec<FieldProblem>,
+    fleet: Option<FleetView>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -35,6 +36,7 @@ impl ApiError {
             code,
             detail: detail.into(),
             errors: Vec::new(),
+            fleet: None,
             headers: Vec::new(),
         }))
     }
@@ -135,6 +137,12 @@ impl ApiError {
         self
     }
 
+    /// What each worker had to say.
+    pub fn with_fleet(mut self, fleet: FleetView) -> Self {
+        self.0.fleet = Some(fleet);
+        self
+    }
+
     /// Whole seconds, rounded up, so that a client that obeys is not early.
     pub fn retry_after(self, pause: Duration) -> Self {
         let seconds = pause.as_millis().div_ceil(1_000).max(1);
@@ -152,6 +160,7 @@ impl ApiError {
             code: self.0.code.to_owned(),
             request_id: request.to_string(),
             errors: self.0.errors.clone(),
+            fleet: self.0.fleet.clone(),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::{Passwords, Tokens};
 use crate::config::Config;
+use crate::services::fleet::FleetCache;
 
 pub type App = Arc<AppState>;
 
@@ -18,6 +19,7 @@ pub struct AppState {
     pub stores: Stores,
     pub clock: SharedClock,
     pub jobs: Jobs,
+    pub fleet: FleetCache,
     pub tokens: Tokens,
     pub passwords: Passwords,
     /// One permit a log follower.
@@ -29,6 +31,7 @@ impl AppState {
     pub fn new(config: Config, stores: Stores, clock: SharedClock, tasks: Tasks) -> App {
         Arc::new(Self {
             jobs: Jobs::new(stores.clone(), clock.clone()),
+            fleet: FleetCache::new(stores.clone(), clock.clone()),
             tokens: Tokens::new(&config),
             passwords: Passwords::new(config.hashes_at_once),
             followers: Arc::new(Semaphore::new(config.followers_max)),

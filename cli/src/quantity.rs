@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use common::job::Resources;
 pub use common::words::{show_bytes, show_duration};
 
 /// Longest duration that is understood; what the server accepts is its own decision.
@@ -95,6 +96,24 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
+/// The size of a worker from `64,256g,1t`: CPUs, memory, disk.
+///
+/// # Errors
+/// A sentence with what is expected.
+pub fn worker_size(text: &str) -> Result<Resources, String> {
+    let parts: Vec<&str> = text.split(',').collect();
+    let [cpus, memory, disk] = parts[..] else {
+        return Err(format!(
+            "`{text}` is no size of a worker; expected CPUs, memory and disk, such as `64,256g,1t`"
+        ));
+    };
+    Ok(Resources {
+        cpu_millis: cpu_millis(cpus)?,
+        memory_mib: size_mib(memory)?,
+        disk_mib: size_mib(disk)?,
+    })
+}
+
 /// Splits `KEY=VALUE` at the first `=`.
 ///
 /// # Errors
@@ -171,6 +190,14 @@ mod tests {
         }
         assert!(size_mib("512").unwrap_err().contains("512m"));
         assert!(pair("=x").is_err() && pair("x").is_err());
+        for text in ["", "64", "64,256g", "64,256,1t", "64,256g,1t,2", ",,"] {
+            assert!(worker_size(text).is_err(), "{text}");
+        }
+        let large = worker_size("64,256g,1t").unwrap();
+        assert_eq!(
+            (large.cpu_millis, large.memory_mib, large.disk_mib),
+            (64_000, 262_144, 1_048_576)
+        );
         assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert_eq!(pair("a="), Ok(("a".into(), String::new())));
     }

@@ -217,7 +217,7 @@ async fn what_is_submitted_is_listed_shown_and_cancelled() {
         page.contains("nightly") && page.contains("1024 MiB") && page.contains("queued"),
         "{page}"
     );
-    assert!(page.contains("no worker has registered"), "{page}");
+    assert!(page.contains("No worker is registered"), "{page}");
 
     let json = server.shell(&["get", "--json", &id]).await;
     let job: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();

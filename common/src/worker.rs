@@ -61,6 +61,14 @@ impl Capacity {
         slots: 0,
     };
 
+    /// Whether an idle worker of this size could run it.
+    pub const fn could_hold(&self, wanted: &Resources) -> bool {
+        self.slots > 0
+            && self.cpu_millis >= wanted.cpu_millis
+            && self.memory_mib >= wanted.memory_mib
+            && self.disk_mib >= wanted.disk_mib
+    }
+
     /// With one more attempt of this size; held at the end of the range.
     #[must_use]
     pub const fn with(self, more: &Resources) -> Self {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use common::api_types::{
-    ArtifactsView, BulkAnswer, CancelRequestBody, CommandBody, FileView, JobList, JobView, LoginAnswer,
-    Problem, ResourcesBody, SubmitBulk, SubmitJob, WorkerList, WorkerView, paths,
+    ArtifactsView, BulkAnswer, CancelRequestBody, CommandBody, ExplainView, FileView, JobList, JobView,
+    LoginAnswer, Problem, ResourcesBody, SubmitBulk, SubmitJob, WorkerList, WorkerView, paths,
 };
 use common::ids::{FileId, JobId};
 use common::log::Stream;
@@ -174,6 +174,14 @@ impl Client {
                 None => return Ok(jobs),
             }
         }
+    }
+
+    /// Why it is where it is.
+    ///
+    /// # Errors
+    /// The refusal, or what broke.
+    pub async fn explain(&self, id: JobId) -> Result<ExplainView> {
+        self.get(&paths::job_explain(id)).await
     }
 
     /// The job once it has ended.

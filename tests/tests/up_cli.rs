@@ -82,6 +82,7 @@ async fn every_verb_has_help_that_ends_well() -> Result<()> {
         "run",
         "submit",
         "get",
+        "why",
         "logs",
         "cancel",
         "list",

@@ -3,8 +3,8 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use common::api_types::{
-    ArtifactView, ArtifactsView, BulkAnswer, CancelRequestBody, JobList, JobView, StateCounts, SubmitBulk,
-    SubmitJob, paths,
+    ArtifactView, ArtifactsView, BulkAnswer, BulkWaitView, CancelRequestBody, ExplainView, JobList, JobView,
+    StateCounts, SubmitBulk, SubmitJob, paths,
 };
 use common::error::ServiceError;
 use common::identity::Principal;
@@ -18,7 +18,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use crate::audit;
 use crate::error::ApiError;
 use crate::extract::{BULK_BYTES_MAX, Caller, Id, Json, Params, ReadJobs, WriteJobs};
-use crate::services::submit::{self, BULK_MAX};
+use crate::services::explain as explained;
+use crate::services::submit::{self, BULK_MAX, Submitted};
 use crate::state::{App, AppState};
 
 const PAGE_DEFAULT: u64 = 50;
@@ -33,7 +34,9 @@ const WHY_LEN_MAX: usize = 500;
     params(("Idempotency-Key" = Option<String>, Header, description = "The client's own name for this submission, \
         good for 24 h: the same request again answers the same job.")),
     responses((status = 201, description = "Stored. `Location` is the job; `Idempotency-Replayed: true` where an \
-        earlier request had stored it.", body = JobView)))]
+        earlier request had stored it.", body = JobView),
+        (status = 422, description = "It breaks a rule, or no registered worker could ever run it \
+        (`no_worker_could_run_it`, with each worker's verdict in `fleet`).")))]
 pub async fn submit(
     State(app): State<App>,
     caller: Caller<WriteJobs>,
@@ -46,10 +49,14 @@ pub async fn submit(
         .pop()
         .ok_or_else(ApiError::internal)?;
     let location = HeaderValue::from_str(&paths::job(submitted.job.id)).expect("an id is ASCII");
+    let view = JobView {
+        waiting: submitted.waiting,
+        ..JobView::from(&submitted.job)
+    };
     let mut response = (
         StatusCode::CREATED,
         [(header::LOCATION, location)],
-        axum::Json(JobView::from(&submitted.job)),
+        axum::Json(view),
     )
         .into_response();
     mark_replay(&mut response, submitted.replayed);
@@ -59,7 +66,9 @@ pub async fn submit(
 /// Submits up to 1,000 jobs: all are stored, or none where any breaks a rule.
 #[utoipa::path(post, path = "/jobs/bulk", tag = "jobs", request_body = SubmitBulk,
     params(("Idempotency-Key" = Option<String>, Header, description = "As with a single job, for the whole list.")),
-    responses((status = 201, description = "Stored.", body = BulkAnswer)))]
+    responses((status = 201, description = "Stored.", body = BulkAnswer),
+        (status = 422, description = "A job breaks a rule, or no registered worker could ever run it; `errors` names \
+        it by its index, as `jobs[3]`.")))]
 pub async fn submit_bulk(
     State(app): State<App>,
     caller: Caller<WriteJobs>,
@@ -76,8 +85,11 @@ pub async fn submit_bulk(
     let key = idempotency_key(&headers)?;
     let submitted = submit::submit(&app, &caller.principal, request.jobs, key, true).await?;
     let replayed = submitted.iter().all(|one| one.replayed);
-    let ids = submitted.iter().map(|one| one.job.id).collect();
-    let mut response = (StatusCode::CREATED, axum::Json(BulkAnswer { ids })).into_response();
+    let answer = BulkAnswer {
+        ids: submitted.iter().map(|one| one.job.id).collect(),
+        waiting: waiting(&submitted),
+    };
+    let mut response = (StatusCode::CREATED, axum::Json(answer)).into_response();
     mark_replay(&mut response, replayed);
     Ok(response)
 }
@@ -165,6 +177,19 @@ pub async fn get(
     Ok(axum::Json(JobView::from(&job)))
 }
 
+/// Why a job waits, where it runs, or how it ended: one reason, its place, what each worker has to say, and what to do
+/// next.
+#[utoipa::path(get, path = "/jobs/{id}/explain", tag = "jobs", params(("id" = JobId, Path, description = "The job.")),
+    responses((status = 200, description = "The explanation.", body = ExplainView)))]
+pub async fn explain(
+    State(app): State<App>,
+    caller: Caller<ReadJobs>,
+    Id(id): Id<JobId>,
+) -> Result<axum::Json<ExplainView>, ApiError> {
+    let job = visible(&app, &caller.principal, id).await?;
+    Ok(axum::Json(explained::of_job(&app, &job).await?))
+}
+
 /// Asks for the end of a job. One that waits is cancelled at once; one that runs when its agent confirms.
 #[utoipa::path(post, path = "/jobs/{id}/cancel", tag = "jobs", request_body = CancelRequestBody,
     params(("id" = JobId, Path, description = "The job.")),
@@ -250,6 +275,22 @@ pub async fn visible(app: &AppState, caller: &Principal, id: JobId) -> Result<Jo
         .await?
         .filter(|job| !job.hidden && caller.sees(&job.account))
         .ok_or_else(|| ApiError::not_found("job"))
+}
+
+/// Why jobs of a bulk will wait, each reason once.
+fn waiting(submitted: &[Submitted]) -> Vec<BulkWaitView> {
+    let mut reasons: Vec<BulkWaitView> = Vec::new();
+    for waiting in submitted.iter().filter_map(|one| one.waiting.as_ref()) {
+        match reasons.iter_mut().find(|known| known.reason == waiting.reason) {
+            Some(known) => known.jobs += 1,
+            None => reasons.push(BulkWaitView {
+                reason: waiting.reason,
+                sentence: waiting.sentence.clone(),
+                jobs: 1,
+            }),
+        }
+    }
+    reasons
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

@@ -45,6 +45,7 @@ pub fn table() -> OpenApiRouter<App> {
         .routes(routes!(jobs::submit_bulk))
         .routes(routes!(jobs::counts))
         .routes(routes!(jobs::get))
+        .routes(routes!(jobs::explain))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::artifacts))
         .routes(routes!(logs::page))

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
-use common::api_types::{FieldProblem, INTEGER_MAX, SubmitJob};
+use common::api_types::{FieldProblem, INTEGER_MAX, SubmitJob, WillWaitView};
 use common::error::ServiceError;
 use common::identity::Principal;
 use common::ids::{FileId, JobId};
-use common::job::Job;
+use common::job::{Job, JobState};
 use common::store::{Fingerprint, IdempotencyKey, Inserted, NewJob};
 use sha2::{Digest, Sha256};
 
+use super::admission;
 use crate::error::{ApiError, problems};
 use crate::state::AppState;
 
@@ -22,12 +23,14 @@ const FILES_MAX: usize = 1_000;
 pub struct Submitted {
     pub job: Job,
     pub replayed: bool,
+    /// Why it will wait, where that is known by now.
+    pub waiting: Option<WillWaitView>,
 }
 
 /// Stores all of `asked`, or none where any breaks a rule. Answers in order.
 ///
 /// # Errors
-/// 422 with every broken rule; 503 when nothing is known of the write, which the same key makes safe to repeat.
+/// 422 with every broken rule, or where no registered worker could ever run it; 503 when nothing is known of the write, which the same key makes safe to repeat.
 pub async fn submit(
     app: &AppState,
     caller: &Principal,
@@ -80,6 +83,7 @@ pub async fn submit(
     if !errors.is_empty() {
         return Err(ApiError::invalid(errors));
     }
+    let waits = admission::judge(app, caller, &jobs, keys.as_deref(), bulk).await?;
     let new = jobs
         .iter()
         .enumerate()
@@ -91,9 +95,17 @@ pub async fn submit(
     let answers = app.jobs.submit(new).await?;
     jobs.into_iter()
         .zip(answers)
-        .map(|(job, answer)| match answer {
-            Inserted::Stored => Ok(Submitted { job, replayed: false }),
+        .zip(waits)
+        .map(|((job, answer), waiting)| match answer {
+            Inserted::Stored => Ok(Submitted {
+                job,
+                replayed: false,
+                waiting,
+            }),
             Inserted::Repeated(job) => Ok(Submitted {
+                // it may be further by now
+                waiting: waiting
+                    .filter(|_| matches!(job.state, JobState::Scheduled { .. } | JobState::Queued { .. })),
                 job: *job,
                 replayed: true,
             }),

@@ -1,6 +1,8 @@
 //! The interface over real sockets and a real store, as a client meets it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod admission;
+mod explain;
 mod files;
 mod idempotency;
 mod jobs;

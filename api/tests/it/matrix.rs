@@ -1,8 +1,8 @@
 //! Who may do what: one row a route, one column a caller. A route without a row fails.
 
+use common::lifecycle::testing::worker;
 use common::store::Topic;
-use common::time::Timestamp;
-use common::worker::{Capacity, Condition, Load, Worker, WorkerDescription};
+use common::worker::Worker;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -123,6 +123,7 @@ fn things() -> Vec<Row> {
         ),
         row("GET /api/v1/jobs/counts", None, nothing(), read),
         row("GET /api/v1/jobs/{id}", Job, nothing(), read_own),
+        row("GET /api/v1/jobs/{id}/explain", Job, nothing(), read_own),
         row(
             "POST /api/v1/jobs/{id}/cancel",
             Job,
@@ -197,29 +198,8 @@ async fn thing(world: &World, kind: Thing) -> String {
 
 pub async fn register_worker(world: &World) {
     let worker = Worker {
-        id: "node-1".parse().unwrap(),
-        description: WorkerDescription {
-            version: "1".into(),
-            hostname: "h".into(),
-            os: "linux".into(),
-            architecture: "x86_64".into(),
-            pool: Default::default(),
-            labels: Default::default(),
-            capacity: Capacity {
-                cpu_millis: 1_000,
-                memory_mib: 512,
-                disk_mib: 512,
-                slots: 1,
-            },
-            notes: vec![],
-        },
-        condition: Condition::Ready,
-        draining: false,
         session: None,
-        conn: 0,
-        registered_at: Timestamp::from_millis(1),
-        heard_at: Timestamp::from_millis(1),
-        load: Load::default(),
+        ..worker("node-1")
     };
     world.stores.workers.put(&worker, None).await.unwrap();
     world.stores.hints.send(Topic::Capacity);

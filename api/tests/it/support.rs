@@ -13,11 +13,13 @@ use common::ids::{AccountId, ApiKeyId, AttemptId, JobId, SessionId, UserId, Work
 use common::job::{Epoch, Job, Lease};
 use common::lifecycle::JobEvent;
 use common::log::{LogChunk, MissingLogs, Stream};
+use common::queue::QueueEntry;
 use common::secret::Secret;
 use common::service::{Applied, Jobs};
 use common::store::{Stores, Topic};
 use common::tasks::Tasks;
 use common::time::{Clock, ManualClock, SharedClock, Timestamp};
+use common::worker::Worker;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -172,9 +174,28 @@ impl World {
         }
     }
 
+    /// Registers a worker, heard just now in a session that lives, and lets a second pass, for which the API remembers
+    /// workers.
+    pub async fn put_worker(&self, mut worker: Worker) {
+        let workers = &self.stores.workers;
+        let before = workers.get(&worker.id).await.unwrap();
+        let session = SessionId::random();
+        workers
+            .open_session(session, &worker.id, self.clock.now())
+            .await
+            .unwrap();
+        self.clock.advance(Duration::from_secs(1));
+        worker.session = Some(session);
+        worker.heard_at = self.clock.now();
+        let replaces = before.and_then(|before| before.session);
+        assert!(workers.put(&worker, replaces).await.unwrap());
+        workers.set_draining(&worker.id, worker.draining).await.unwrap();
+    }
+
     /// Gives the job to a worker that starts it at once.
     pub async fn run(&self, job: JobId) -> AttemptId {
         let attempt = AttemptId::random();
+        let row = self.stores.jobs.get(job).await.unwrap().unwrap();
         self.apply(
             job,
             JobEvent::Claimed {
@@ -187,6 +208,9 @@ impl World {
             },
         )
         .await;
+        // as the leader does after a claim
+        let entry: Vec<QueueEntry> = QueueEntry::of(&row).into_iter().collect();
+        self.stores.queue.remove(&entry).await.unwrap();
         self.apply(job, JobEvent::Started { attempt }).await;
         attempt
     }

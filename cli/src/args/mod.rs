@@ -76,6 +76,8 @@ pub enum Verb {
     Submit(Box<SubmitArgs>),
     /// Shows all that is known of a job
     Get(GetArgs),
+    /// Says why a job waits, where it runs, or how it ended, and what to do
+    Why(WhyArgs),
     /// Prints a job's output
     Logs(LogsArgs),
     /// Cancels jobs: what waits ends at once, what runs is stopped with its grace
@@ -108,6 +110,19 @@ pub struct LoginArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  jobworker get job_01h…\n  jobworker get --json job_01h… | jq .outcome")]
 pub struct GetArgs {
+    /// The job's id
+    #[arg(value_name = "ID")]
+    pub id: JobId,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Of a job that waits: the one reason, its place in the queue, when it may start where that can be \
+                        told, and what each worker has to say. Of one that has ended: who or what ended it, on which \
+                        evidence, and what to do next.\n\nExamples:\n  jobworker why job_01h…\n  \
+                        jobworker why --json job_01h… | jq -r .waiting.reason"
+)]
+pub struct WhyArgs {
     /// The job's id
     #[arg(value_name = "ID")]
     pub id: JobId,

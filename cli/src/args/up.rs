@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use common::job::Resources;
+
+use crate::quantity::worker_size;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
@@ -40,6 +43,10 @@ pub struct UpArgs {
     /// Most jobs at the same time on this machine [default: as many as it has CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub slots: Option<u32>,
+    /// The largest worker that may still join: `CPUS,MEMORY,DISK`. Jobs that no registered worker could run, but such
+    /// a one could, wait for it instead of being refused
+    #[arg(long, value_name = "SIZE", value_parser = worker_size)]
+    pub fleet_ceiling: Option<Resources>,
     /// Starts no worker here
     #[arg(long)]
     pub no_agent: bool,

@@ -6,9 +6,12 @@ use reqwest::StatusCode;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::sanitise::line;
+use crate::output::why_page;
 
 /// Most broken rules that are shown; the rest is counted.
 const RULES_SHOWN_MAX: usize = 20;
+/// Most workers whose verdicts are shown; the rest is counted.
+const WORKERS_SHOWN_MAX: usize = 10;
 
 /// No answer, or half of one.
 pub fn transport(server: &str, error: reqwest::Error) -> Failure {
@@ -48,6 +51,18 @@ pub fn refused(server: &str, status: StatusCode, body: &[u8], with_token: bool) 
     }
     if let Some(more) = problem.errors.len().checked_sub(RULES_SHOWN_MAX + 1) {
         failure = failure.detail(format!("and {} more", more + 1));
+    }
+    if let Some(mut fleet) = problem.fleet.clone() {
+        fleet.workers.truncate(WORKERS_SHOWN_MAX);
+        for verdict in &fleet.workers {
+            failure = failure.detail(line(&format!("{}: {}", verdict.worker, verdict.words)));
+        }
+        if let Some(more) = why_page::more(&fleet) {
+            failure = failure.detail(more);
+        }
+        failure = failure
+            .expected("a job that one of the registered workers could run with nothing else on it")
+            .next("ask for less, another pool or other labels, or start a worker that could run it");
     }
     match next_step(status, with_token) {
         Some(next) => failure.next(next),
@@ -96,6 +111,7 @@ mod tests {
             instance: "/api/v1/jobs".into(),
             code: "invalid".into(),
             request_id: "req_x".into(),
+            fleet: None,
             errors: vec![FieldProblem {
                 field: "image".into(),
                 code: "bad".into(),

@@ -1,12 +1,12 @@
 //! All that is known of a job, on one page: how it ended and why, when, with what, what it left.
 
-use common::api_types::{AttemptView, JobView, OutcomeView};
-use common::attempt::NotStartedReason;
+use common::api_types::{AttemptView, JobView};
 use common::job::StateName;
 use common::time::Timestamp;
 
 use super::sanitise::line;
 use super::table::{show_between, show_millis, show_time};
+use super::why_page::ending_rows;
 use crate::quantity::show_bytes;
 
 /// The page of one job.
@@ -18,9 +18,13 @@ pub fn page(job: &JobView, now: Timestamp) -> String {
     }
     page.row("state", &state_sentence(job));
     if job.state.is_terminal()
-        && let Some(outcome) = &job.outcome
+        && let Some(ending) = &job.ending
     {
-        page.row("outcome", &outcome_sentence(outcome));
+        page.row("outcome", &ending.sentence);
+        if let Some(next) = &ending.next {
+            page.row("do next", next);
+        }
+        ending_rows(&mut page, ending);
     }
     page.row("command", &job.command);
     page.row("image", &image_text(job));
@@ -54,7 +58,7 @@ pub fn page(job: &JobView, now: Timestamp) -> String {
     for attempt in &job.attempts {
         attempt_rows(&mut page, attempt, now);
     }
-    page.0.trim_end().to_owned()
+    page.end()
 }
 
 /// The state, in words.
@@ -75,56 +79,6 @@ pub fn state_sentence(job: &JobView) -> String {
         text.push_str(", cancel asked for");
     }
     text
-}
-
-/// How an attempt ended, as a sentence.
-pub fn outcome_sentence(outcome: &OutcomeView) -> String {
-    let sentence = match outcome.kind.as_str() {
-        "exited" => match outcome.code {
-            Some(0) => "exited with status 0".to_owned(),
-            Some(code) => format!("the command exited with status {code}"),
-            None => "exited".to_owned(),
-        },
-        "not_started" => match outcome.reason {
-            Some(NotStartedReason::NoSuchCommand) => "not started: the image has no such command",
-            Some(NotStartedReason::NotExecutable) => "not started: the command is not executable",
-            Some(NotStartedReason::WrongArchitecture) => "not started: made for another kind of CPU",
-            Some(NotStartedReason::BadWorkingDirectory) => "not started: no such working directory",
-            Some(NotStartedReason::BadInputs) => "not started: an input could not be put in place",
-            Some(NotStartedReason::Other) | None => "not started",
-        }
-        .to_owned(),
-        "signaled" => match outcome.signal {
-            Some(signal) => format!("ended by signal {signal}{}", signal_name(signal)),
-            None => "ended by a signal".to_owned(),
-        },
-        "oom_killed" => "out of memory: killed at its limit; ask for more with `--memory`".to_owned(),
-        "run_timeout" => "ran longer than its time limit; raise it with `--timeout`".to_owned(),
-        "queue_timeout" => "waited in the queue longer than asked".to_owned(),
-        "image_unavailable" => "the image could not be had".to_owned(),
-        "rejected_by_worker" => "the worker refused it".to_owned(),
-        "cancelled" => "cancelled".to_owned(),
-        "worker_lost" => "the worker was lost while it ran".to_owned(),
-        "infra_error" => "the system failed, not the command".to_owned(),
-        other => other.to_owned(),
-    };
-    match &outcome.message {
-        Some(message) if !message.is_empty() => format!("{sentence} ({message})"),
-        Some(_) | None => sentence,
-    }
-}
-
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        1 => " (HUP)",
-        2 => " (INT)",
-        6 => " (ABRT)",
-        9 => " (KILL)",
-        11 => " (SEGV)",
-        13 => " (PIPE)",
-        15 => " (TERM)",
-        _ => "",
-    }
 }
 
 fn image_text(job: &JobView) -> String {
@@ -180,7 +134,8 @@ fn times(page: &mut Page, job: &JobView, now: Timestamp) {
     }
 }
 
-fn attempt_rows(page: &mut Page, attempt: &AttemptView, now: Timestamp) {
+/// What is known of an attempt.
+pub fn attempt_rows(page: &mut Page, attempt: &AttemptView, now: Timestamp) {
     page.blank();
     page.row(
         &format!("attempt {}", attempt.number),
@@ -190,8 +145,13 @@ fn attempt_rows(page: &mut Page, attempt: &AttemptView, now: Timestamp) {
         Some(started) => page.row("  started", &show_time(started)),
         None => page.row("  assigned", &show_time(attempt.assigned_at)),
     }
-    match (&attempt.outcome, attempt.ended_at) {
-        (Some(outcome), _) => page.row("  outcome", &outcome_sentence(outcome)),
+    match (&attempt.ending, attempt.ended_at) {
+        (Some(ending), _) => {
+            page.row("  outcome", &ending.sentence);
+            if let Some(ran) = ending.ran_ms {
+                page.row("  ran", &format!("for {}", show_millis(ran)));
+            }
+        }
         (None, None) => {
             if let Some(running) = show_between(attempt.started_at, Some(now)) {
                 page.row("  running", &format!("for {running}"));
@@ -262,14 +222,24 @@ pub fn steps(attempt: &AttemptView) -> Option<String> {
 
 /// Rows of a name and a value; each value one harmless line.
 #[derive(Default)]
-struct Page(String);
+pub struct Page(String);
 
 impl Page {
-    fn row(&mut self, name: &str, value: &str) {
+    pub fn row(&mut self, name: &str, value: &str) {
         self.0.push_str(&format!("{name:<12}{}\n", line(value)));
     }
 
-    fn blank(&mut self) {
+    pub fn blank(&mut self) {
         self.0.push('\n');
+    }
+
+    /// Lines that are harmless already.
+    pub fn text(&mut self, text: &str) {
+        self.0.push_str(text);
+        self.0.push('\n');
+    }
+
+    pub fn end(&self) -> String {
+        self.0.trim_end().to_owned()
     }
 }

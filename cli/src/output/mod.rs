@@ -5,6 +5,7 @@ pub mod progress;
 pub mod sanitise;
 pub mod stream;
 pub mod table;
+pub mod why_page;
 
 use std::io::{IsTerminal, Write};
 

@@ -148,6 +148,8 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn serve_api(&self, secrets: &Secrets, listener: TcpListener) -> Result<(), Failure> {
         let mut config = api::Config::new(secrets.jwt.clone(), self.args.image.clone());
+        config.contact = self.times.contact;
+        config.fleet_ceiling = self.args.fleet_ceiling;
         if self.args.no_rate_limits {
             config.limits = api::Limits::OFF;
         }

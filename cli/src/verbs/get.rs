@@ -2,7 +2,7 @@
 
 use common::api_types::{JobView, paths};
 
-use super::{Session, now, waiting};
+use super::{Session, now, why};
 use crate::args::GetArgs;
 use crate::client::Call;
 use crate::exit::Exit;
@@ -18,8 +18,8 @@ pub async fn perform(session: &Session, args: GetArgs) -> Result<Exit, Failure> 
     }
     let job: JobView = answer.parse()?;
     print_line(&job_page::page(&job, now()))?;
-    if let Some(why) = waiting::reason(&client, &job).await {
-        print_line(&format!("\nwaits because {why}"))?;
+    if let Some(why) = why::waiting(&client, &job).await {
+        print_line(&format!("\nwaits: {why}"))?;
     }
     Ok(Exit::SUCCESS)
 }

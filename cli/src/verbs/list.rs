@@ -8,7 +8,6 @@ use crate::args::ListArgs;
 use crate::client::Call;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::job_page::outcome_sentence;
 use crate::output::table::{show_age, show_between, table};
 use crate::output::{note, print_json, print_line};
 
@@ -48,7 +47,6 @@ pub async fn perform(session: &Session, args: ListArgs) -> Result<Exit, Failure>
 fn row(job: &JobView, now: Timestamp) -> [String; 7] {
     let ended = job.attempts.last().and_then(|attempt| attempt.ended_at);
     let ran = show_between(job.started_at, Some(ended.unwrap_or(now)));
-    let outcome = job.outcome.as_ref().filter(|_| job.state.is_terminal());
     [
         job.id.to_string(),
         job.state.to_string(),
@@ -56,6 +54,9 @@ fn row(job: &JobView, now: Timestamp) -> [String; 7] {
         job.command.clone(),
         show_age(job.created_at, now),
         ran.unwrap_or_default(),
-        outcome.map(outcome_sentence).unwrap_or_default(),
+        job.ending
+            .as_ref()
+            .map(|ending| ending.sentence.clone())
+            .unwrap_or_default(),
     ]
 }

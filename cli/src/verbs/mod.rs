@@ -10,7 +10,7 @@ mod logout;
 mod logs;
 mod run;
 mod submit;
-mod waiting;
+mod why;
 mod workers;
 
 use std::path::PathBuf;
@@ -36,6 +36,7 @@ pub async fn perform(global: Global, verb: Verb) -> Result<Exit, Failure> {
         Verb::Run(args) => run::perform(&session, *args).await,
         Verb::Submit(args) => submit::perform(&session, *args).await,
         Verb::Get(args) => get::perform(&session, args).await,
+        Verb::Why(args) => why::perform(&session, args).await,
         Verb::Logs(args) => logs::perform(&session, args).await,
         Verb::Cancel(args) => cancel::perform(&session, args).await,
         Verb::List(args) => list::perform(&session, args).await,

@@ -9,12 +9,12 @@ use common::api_types::{CancelRequestBody, EndEvent, JobView, StateEvent, paths}
 use common::ids::JobId;
 use common::job::StateName;
 
-use super::{Session, artifacts, logs, submit, waiting};
+use super::{Session, artifacts, logs, submit, why};
 use crate::args::RunArgs;
 use crate::client::{Call, Client, Followed, Follower};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::job_page::{outcome_sentence, steps};
+use crate::output::job_page::steps;
 use crate::output::sanitise::line;
 use crate::output::stream::JobOutput;
 use crate::output::table::show_between;
@@ -59,6 +59,9 @@ async fn run(session: &Session, args: RunArgs) -> Result<Exit, Failure> {
         started: false,
     };
     following.say(&format!("{}: submitted", job.id));
+    if let Some(waiting) = &job.waiting {
+        following.say(&line(&format!("{}: waits: {}", job.id, waiting.sentence)));
+    }
     let Some(end) = following.until_end(&mut interrupts).await? else {
         following.output.break_line();
         note(&format!(
@@ -79,18 +82,17 @@ async fn finish(
     end: &EndEvent,
 ) -> Result<Exit, Failure> {
     let exit = exit_of(end);
-    if let Some(outcome) = &end.outcome
-        && (!args.quiet || outcome.kind != "exited")
+    let job = logs::job(client, id).await?;
+    if let Some(ending) = &job.ending
+        && (!args.quiet || ending.cause != "exited")
         && exit != Exit::SUCCESS
     {
         // the sentence may hold the engine's or a registry's words
-        note(&line(&format!(
-            "{id}: {}: {}",
-            end.state,
-            outcome_sentence(outcome)
-        )));
+        note(&line(&format!("{id}: {}: {}", end.state, ending.sentence)));
+        if let Some(next) = &ending.next {
+            note(&line(next));
+        }
     }
-    let job = logs::job(client, id).await?;
     if args.times && !args.quiet {
         times(&job);
     }
@@ -208,10 +210,8 @@ impl Following<'_> {
         if self.started || self.quiet {
             return;
         }
-        if let Ok(job) = logs::job(self.client, self.id).await
-            && let Some(why) = waiting::reason(self.client, &job).await
-        {
-            self.say(&format!("{}: waits because {why}", self.id));
+        if let Some(why) = why::waiting_now(self.client, self.id).await {
+            self.say(&format!("{}: waits: {why}", self.id));
         }
     }
 

@@ -4,13 +4,15 @@ use std::io::Read;
 use std::path::Path;
 
 use common::api_types::{BulkAnswer, InputBody, JobView, SubmitBulk, SubmitJob, paths};
+use common::words::count;
 
 use super::Session;
 use crate::args::{JobArgs, SubmitArgs};
 use crate::client::{Answer, Call, Client, Upload, upload};
 use crate::exit::Exit;
 use crate::failure::{Failure, io};
-use crate::output::{print_json, print_line};
+use crate::output::sanitise::line;
+use crate::output::{note, print_json, print_line};
 
 /// Largest specification that is read: 1,000 jobs of 48 KiB, the most that one request takes.
 const SPEC_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -37,7 +39,11 @@ pub async fn perform(session: &Session, args: SubmitArgs) -> Result<Exit, Failur
     if session.json() {
         print_json(&answer.0)?;
     } else {
-        print_line(&answer.parse::<JobView>()?.id.to_string())?;
+        let job: JobView = answer.parse()?;
+        print_line(&job.id.to_string())?;
+        if let Some(waiting) = &job.waiting {
+            note(&line(&format!("it waits: {}", waiting.sentence)));
+        }
     }
     Ok(Exit::SUCCESS)
 }
@@ -83,8 +89,13 @@ fn show_many(session: &Session, answer: &Answer) -> Result<Exit, Failure> {
     if session.json() {
         print_json(&answer.0)?;
     } else {
-        for id in answer.parse::<BulkAnswer>()?.ids {
+        let answer: BulkAnswer = answer.parse()?;
+        for id in answer.ids {
             print_line(&id.to_string())?;
+        }
+        for waiting in answer.waiting {
+            let jobs = count(u64::from(waiting.jobs), "job");
+            note(&line(&format!("{jobs} of them will wait: {}", waiting.sentence)));
         }
     }
     Ok(Exit::SUCCESS)

@@ -4,6 +4,7 @@
 //! so that what is internal (revision, epoch, sessions, hashes) stays inside. Times are milliseconds since 1970 (UTC).
 
 mod auth;
+mod explain;
 mod files;
 mod jobs;
 mod logs;
@@ -15,6 +16,11 @@ mod workers;
 pub use self::auth::{
     AccountView, ChangePassword, CreateAccount, CreateKey, CreateUser, DisableBody, KeyCreated, KeyList,
     KeyView, LoginAnswer, LoginRequest, UserView,
+};
+pub use self::explain::{
+    ActorKind, ActorView, BulkWaitView, EndingView, EstimateView, ExplainView, FleetView, LackKind, LackView,
+    LimitKind, LimitView, PlaceView, RoomView, RunningView, VerdictCount, VerdictView, WaitingView,
+    WillWaitView,
 };
 pub use self::files::{ArtifactView, ArtifactsView, FileList, FileView};
 pub use self::jobs::{
@@ -28,3 +34,10 @@ pub use self::workers::{DrainBody, LoadView, WorkerList, WorkerView};
 
 /// The largest integer that every JSON reader holds exactly; the bound of every large number in the interface.
 pub const INTEGER_MAX: u64 = (1 << 53) - 1;
+
+/// Whole milliseconds, within what every JSON reader holds exactly.
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(INTEGER_MAX)
+        .min(INTEGER_MAX)
+}

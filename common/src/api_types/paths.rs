@@ -37,6 +37,10 @@ pub fn job_cancel(id: JobId) -> String {
     format!("{JOBS}/{id}/cancel")
 }
 
+pub fn job_explain(id: JobId) -> String {
+    format!("{JOBS}/{id}/explain")
+}
+
 pub fn job_artifacts(id: JobId) -> String {
     format!("{JOBS}/{id}/artifacts")
 }

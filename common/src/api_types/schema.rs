@@ -7,6 +7,7 @@ use utoipa::openapi::{OneOfBuilder, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::attempt::{NotStartedReason, OutcomeClass};
+use crate::explain::{Method, Reason, VerdictKind};
 use crate::identity::Role;
 use crate::ids::{AccountId, ApiKeyId, AttemptId, FileId, JobId, NAME_LEN_MAX, PoolName, UserId, WorkerId};
 use crate::job::{Command, StateName};
@@ -51,6 +52,13 @@ schema!(
     ])
 );
 schema!(Stream, "Stream", words(&["stdout", "stderr"]));
+schema!(Reason, "WaitReason", words(&Reason::ALL.map(Reason::as_str)));
+schema!(
+    VerdictKind,
+    "Verdict",
+    words(&VerdictKind::ALL.map(VerdictKind::as_str))
+);
+schema!(Method, "EstimateMethod", words(&Method::ALL.map(Method::as_str)));
 schema!(Role, "Role", words(&["admin", "user", "viewer"]));
 schema!(
     OutcomeClass,

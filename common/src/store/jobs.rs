@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::StoreError;
-use crate::ids::{AccountId, JobId, SessionId};
+use crate::ids::{AccountId, JobId, SessionId, UserId};
 use crate::job::{Epoch, Job, Revision, StateName};
 use crate::time::Timestamp;
 
@@ -17,6 +17,15 @@ pub trait JobStore: Send + Sync {
     /// returned, untouched; with another fingerprint under that key, [`Inserted::KeyReused`]. An id that is already
     /// there (the same write sent again) is answered as stored.
     async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError>;
+
+    /// Fingerprints of the requests that this submitter's `keys` stand for, within 24 h; in any order, and none of a
+    /// key that is new.
+    async fn stored_under(
+        &self,
+        account: &AccountId,
+        submitter: &UserId,
+        keys: &[IdempotencyKey],
+    ) -> Result<Vec<Fingerprint>, StoreError>;
 
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError>;
 

@@ -65,7 +65,7 @@ macro_rules! conformance_suite {
         $crate::conformance_laws! { $factory;
             submit: an_acknowledged_job_is_there, the_same_key_gives_the_first_job, another_request_under_a_key_is_refused,
                 a_key_is_forgotten_after_a_day, keys_are_each_submitters_own, the_same_insert_twice_is_one_job,
-                concurrent_inserts_with_one_key_store_one_job;
+                concurrent_inserts_with_one_key_store_one_job, keys_tell_which_requests_they_stand_for;
             claim: two_claimers_never_both_win, a_row_that_changed_is_a_conflict, an_unknown_row_is_not_found,
                 a_batch_fails_element_by_element, due_jobs_are_found_when_their_time_has_come,
                 the_queue_is_made_anew_from_the_rows;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::ids::UserId;
-use common::store::Inserted;
+use common::store::{Fingerprint, IdempotencyKey, Inserted};
 
 use super::Backend;
 use super::kit::{jobs, keyed, load, new_job, plain, spec, submit, turn};
@@ -92,4 +92,23 @@ pub async fn concurrent_inserts_with_one_key_store_one_job(backend: &mut impl Ba
         .count();
     assert_eq!(stored, 1);
     assert_eq!(backend.stores().queue.len().await.unwrap(), 1);
+}
+
+pub async fn keys_tell_which_requests_they_stand_for(backend: &mut impl Backend) {
+    let job = new_job(backend, "acme", spec());
+    let (account, alice) = (job.account.clone(), job.submitted_by.clone());
+    let two = vec![
+        keyed(job, "k/0", "f"),
+        keyed(new_job(backend, "acme", spec()), "k/1", "g"),
+    ];
+    jobs(backend).submit(two).await.unwrap();
+    let keys: Vec<IdempotencyKey> = ["k/1", "new", "k/0"].map(|key| IdempotencyKey(key.into())).into();
+    let store = backend.stores().jobs;
+    let mut found = store.stored_under(&account, &alice, &keys).await.unwrap();
+    found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(found, [Fingerprint("f".into()), Fingerprint("g".into())]);
+    let bob = UserId::new("bob").unwrap();
+    assert_eq!(store.stored_under(&account, &bob, &keys).await.unwrap(), []);
+    turn(backend, Duration::from_secs(24 * 3_600 + 1));
+    assert_eq!(store.stored_under(&account, &alice, &keys).await.unwrap(), []);
 }

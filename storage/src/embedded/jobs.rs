@@ -12,9 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use common::ids::{AccountId, JobId};
+use common::ids::{AccountId, JobId, UserId};
 use common::job::{Job, StateName};
-use common::store::{Commit, CommitError, Due, Held, Inserted, JobQuery, JobStore, NewJob, Page, StoreError};
+use common::store::{
+    Commit, CommitError, Due, Fingerprint, Held, IdempotencyKey, Inserted, JobQuery, JobStore, NewJob, Page,
+    StoreError,
+};
 use common::time::{SharedClock, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -78,6 +81,26 @@ impl JobStore for Jobs {
         };
         let done = self.lane.write_then(weight, work, keep).await?;
         Ok(done.into_iter().map(|done| done.answer).collect())
+    }
+
+    async fn stored_under(
+        &self,
+        account: &AccountId,
+        submitter: &UserId,
+        keys: &[IdempotencyKey],
+    ) -> Result<Vec<Fingerprint>, StoreError> {
+        let (account, submitter) = (account.to_string(), submitter.to_string());
+        let keys: Vec<String> = keys.iter().map(|key| key.0.clone()).collect();
+        let forgotten = self.clock.now().as_millis().saturating_sub(millis(KEYS_KEPT));
+        let find = move |db: &Connection| {
+            let mut found = Vec::new();
+            for key in &keys {
+                let fingerprint = known(db, &account, &submitter, key, forgotten).map_err(sql)?;
+                found.extend(fingerprint.map(|(fingerprint, _)| Fingerprint(fingerprint)));
+            }
+            Ok(found)
+        };
+        self.readers.read(find).await
     }
 
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
@@ -178,7 +201,7 @@ struct Done {
 }
 
 fn insert(db: &Connection, new: &NewRow, now: Timestamp) -> Result<Done, StoreError> {
-    let known = |answer| {
+    let there = |answer| {
         Ok(Done {
             answer,
             is_new: false,
@@ -186,25 +209,16 @@ fn insert(db: &Connection, new: &NewRow, now: Timestamp) -> Result<Done, StoreEr
     };
     if let Some((key, fingerprint)) = &new.key {
         let forgotten = now.as_millis().saturating_sub(millis(KEYS_KEPT));
-        let found = db
-            .prepare_cached(
-                "SELECT fingerprint, job FROM submissions WHERE account = ?1 AND submitter = ?2 AND key = ?3 AND at > ?4",
-            )
-            .map_err(sql)?
-            .query_row(params![new.row.account, new.submitter, key, forgotten], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, [u8; 16]>(1)?))
-            })
-            .optional()
-            .map_err(sql)?;
+        let found = known(db, &new.row.account, &new.submitter, key, forgotten).map_err(sql)?;
         if let Some((stored, id)) = found {
             if stored != *fingerprint {
-                return known(Inserted::KeyReused);
+                return there(Inserted::KeyReused);
             }
             if id == new.row.id {
-                return known(Inserted::Stored);
+                return there(Inserted::Stored);
             }
             if let Some(job) = query::get(db, JobId::from_u128(u128::from_be_bytes(id)))? {
-                return known(Inserted::Repeated(Box::new(job)));
+                return there(Inserted::Repeated(Box::new(job)));
             }
         }
         remember(db, new, key, fingerprint, now, forgotten).map_err(sql)?;
@@ -214,6 +228,23 @@ fn insert(db: &Connection, new: &NewRow, now: Timestamp) -> Result<Done, StoreEr
         answer: Inserted::Stored,
         is_new,
     })
+}
+
+/// The fingerprint and the job that a key stands for.
+fn known(
+    db: &Connection,
+    account: &str,
+    submitter: &str,
+    key: &str,
+    forgotten: i64,
+) -> rusqlite::Result<Option<(String, [u8; 16])>> {
+    db.prepare_cached(
+        "SELECT fingerprint, job FROM submissions WHERE account = ?1 AND submitter = ?2 AND key = ?3 AND at > ?4",
+    )?
+    .query_row(params![account, submitter, key, forgotten], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
+    .optional()
 }
 
 fn remember(

@@ -11,16 +11,19 @@ mod row;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use common::ids::{AccountId, JobId};
+use common::ids::{AccountId, JobId, UserId};
 use common::job::{Job, StateName};
-use common::store::{Commit, CommitError, Due, Held, Inserted, JobQuery, JobStore, NewJob, Page, StoreError};
+use common::store::{
+    Commit, CommitError, Due, Fingerprint, Held, IdempotencyKey, Inserted, JobQuery, JobStore, NewJob, Page,
+    StoreError,
+};
 use common::tasks::Tasks;
 use common::time::{SharedClock, Timestamp};
 
 use self::commit::{Change, Committer};
 use self::insert::{Inserter, NewRow};
 use super::lane::Lane;
-use super::link::Link;
+use super::link::{Link, in_time};
 use super::trouble::Trouble;
 
 /// Commands under way in each lane. Two: while one waits for the majority's journals, the next is on its way.
@@ -61,6 +64,17 @@ impl JobStore for Jobs {
             .map(|new| NewRow::of(new, now))
             .collect::<Result<Vec<_>, Trouble>>()?;
         Ok(self.inserts.write(rows).await?)
+    }
+
+    async fn stored_under(
+        &self,
+        account: &AccountId,
+        submitter: &UserId,
+        keys: &[IdempotencyKey],
+    ) -> Result<Vec<Fingerprint>, StoreError> {
+        let now = self.clock.now().as_millis();
+        let found = insert::stored_under(&self.link, (account, submitter), keys, now);
+        Ok(in_time(found).await?)
     }
 
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {

@@ -9,8 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::ids::{AccountId, UserId};
 use common::job::Job;
-use common::store::{Inserted, NewJob};
+use common::store::{Fingerprint, IdempotencyKey, Inserted, NewJob};
 use common::time::SharedClock;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -50,7 +51,7 @@ impl NewRow {
         let bytes = fields.bytes;
         let mut document = new_document(&new.job, fields);
         let key = new.key.as_ref().map(|(key, fingerprint)| Key {
-            base: own(&new.job, &key.0),
+            base: own(&new.job.account, &new.job.submitted_by, &key.0),
             fingerprint: fingerprint.0.clone(),
         });
         if let Some(key) = &key {
@@ -74,8 +75,42 @@ impl NewRow {
 }
 
 /// A key is its account's and submitter's own. Neither of their names can hold a slash.
-fn own(job: &Job, key: &str) -> String {
-    format!("{}/{}/{key}", job.account, job.submitted_by)
+fn own(account: &AccountId, submitter: &UserId, key: &str) -> String {
+    format!("{account}/{submitter}/{key}")
+}
+
+/// Every use of a key, in the index.
+fn uses(base: &str) -> Document {
+    doc! { "$gte": format!("{base}{SEPARATOR}"), "$lt": format!("{base}{PAST_SEPARATOR}") }
+}
+
+/// Fingerprints of the requests that a submitter's keys stand for.
+pub(super) async fn stored_under(
+    link: &Link,
+    (account, submitter): (&AccountId, &UserId),
+    keys: &[IdempotencyKey],
+    now: i64,
+) -> Result<Vec<Fingerprint>, Trouble> {
+    let forgotten = now.saturating_sub(millis(KEYS_KEPT));
+    let look = |key: &IdempotencyKey| {
+        let question = Question::new(
+            schema::JOBS,
+            doc! { "key": uses(&own(account, submitter, &key.0)) },
+        )
+        .sorted(doc! { "key": -1 })
+        .only(doc! { "fingerprint": 1, "key_at": 1 })
+        .by(schema::JOBS_BY_KEY);
+        let decode = |row: &RawDocument| Ok((row.get_i64("key_at")?, row.get_str("fingerprint")?.to_owned()));
+        link.ask_one(question, decode).boxed()
+    };
+    let looks: Vec<BoxFuture<'_, _>> = keys.iter().map(look).collect();
+    let looks = stream::iter(looks).buffered(LOOKS_TOGETHER).collect::<Vec<_>>();
+    let mut found = Vec::new();
+    for last in looks.await {
+        let live = last?.filter(|(key_at, _)| *key_at > forgotten);
+        found.extend(live.map(|(_, fingerprint)| Fingerprint(fingerprint)));
+    }
+    Ok(found)
 }
 
 /// A key's place in the index. Keys are printable, so no other one sorts between its generations.
@@ -213,8 +248,7 @@ impl Inserter {
     }
 
     async fn rival(&self, key: &str) -> Result<Option<(String, Rival)>, Trouble> {
-        let uses = doc! { "$gte": format!("{key}{SEPARATOR}"), "$lt": format!("{key}{PAST_SEPARATOR}") };
-        let question = Question::new(schema::JOBS, doc! { "key": uses })
+        let question = Question::new(schema::JOBS, doc! { "key": uses(key) })
             .sorted(doc! { "key": -1 })
             .by(schema::JOBS_BY_KEY);
         let last = self.link.ask_one(question, Rival::of).await?;

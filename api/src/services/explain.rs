@@ -1,0 +1,77 @@
+//! Gathers what is known of a job and its surroundings, and has it explained.
+//!
+//! What an index cannot say at the moment is left out: an explanation without a place is better than none.
+
+use common::api_types::ExplainView;
+use common::explain::{Facts, Fleet, Place, Typical, explain};
+use common::job::{Job, JobState, StateName};
+use common::queue::QueueEntry;
+use common::store::{JobQuery, StoreError};
+
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// Ended jobs of the account that are looked at for how long such jobs take: some milliseconds of reading.
+const ENDED_LOOKED_AT: usize = 50;
+
+/// # Errors
+/// 503 where the rows cannot be read.
+pub async fn of_job(app: &AppState, job: &Job) -> Result<ExplainView, ApiError> {
+    let fleet = match job.state {
+        JobState::Scheduled { .. } | JobState::Queued { .. } => app.fleet.whole().await?,
+        JobState::Assigned { .. } | JobState::Running { .. } => app.fleet.workers().await?,
+        JobState::Succeeded { .. } | JobState::Failed { .. } | JobState::Cancelled { .. } => {
+            Fleet::default().into()
+        }
+    };
+    let mut facts = Facts {
+        now: app.now(),
+        contact: app.config.contact,
+        fleet: &fleet,
+        running_max: None,
+        place: None,
+        typical: None,
+    };
+    if let Some(entry) = QueueEntry::of(job) {
+        let account = app.stores.identity.account(&job.account).await?;
+        facts.running_max = account.and_then(|account| account.running_max);
+        facts.place = place(app, &entry).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the queue does not say where a job stands");
+            None
+        });
+        facts.typical = typical(app, job).await?;
+    }
+    Ok(ExplainView::of(job, explain(job, &facts), facts.now))
+}
+
+async fn place(app: &AppState, entry: &QueueEntry) -> Result<Option<Place>, StoreError> {
+    let Some(before) = app.stores.queue.place(entry).await? else {
+        return Ok(None);
+    };
+    let mut place = Place {
+        before,
+        of: before + 1,
+        ..Place::default()
+    };
+    for (lane, length) in app.stores.queue.lanes().await? {
+        place.all += length;
+        if lane.account == entry.lane.account {
+            place.account += length;
+        }
+        if lane == entry.lane {
+            place.of = length.max(before + 1);
+        }
+    }
+    Ok(Some(place))
+}
+
+async fn typical(app: &AppState, job: &Job) -> Result<Option<Typical>, StoreError> {
+    let query = JobQuery {
+        account: Some(job.account.clone()),
+        states: vec![StateName::Succeeded, StateName::Failed],
+        limit: ENDED_LOOKED_AT,
+        ..JobQuery::default()
+    };
+    let ended = app.stores.jobs.list(&query).await?;
+    Ok(Typical::of(job, &ended.items))
+}
