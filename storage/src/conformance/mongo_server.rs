@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 /// The version that scripts/ensure-mongodb installs.
 const VERSION: &str = "0.5.3-beta.196";
-/// A start takes a second; a machine that is busy with builds needs longer.
-const READY: Duration = Duration::from_secs(60);
+/// A start takes a second of processor, one after a kill more; a machine that is busy with builds needs far longer.
+const READY: Duration = Duration::from_secs(150);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A database of one test, dropped with it.
@@ -300,9 +300,12 @@ async fn launch(folder: &Path, port: &str, arguments: &[String]) -> (Child, Stri
         if let Some((_, address)) = told.lines().find_map(|line| line.split_once("listening on ")) {
             return (child, address.trim().to_owned());
         }
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("the MongoDB for tests ended with {status}: {told}");
+        }
         assert!(
-            child.try_wait().unwrap().is_none() && Instant::now() < until,
-            "the MongoDB for tests does not start: {told}"
+            Instant::now() < until,
+            "the MongoDB for tests is not ready within {READY:?}: {told}"
         );
         // tidy: poll
         tokio::time::sleep(LOOK_EVERY).await;
