@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: help demo up setup build test verify lint fmt bench
+.PHONY: help demo up setup build test flood verify lint fmt bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,9 @@ build: ## build all programs
 
 test: setup ## run every test, against the real engine
 	@scripts/test
+
+flood: setup ## five gigabytes of output through one job: what is kept, and what it takes (minutes)
+	@scripts/flood
 
 verify: ## everything that a change has to pass: format, clippy, docs, scripts, policy, tests
 	@scripts/verify
