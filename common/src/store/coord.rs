@@ -24,6 +24,13 @@ pub trait LeaderLock: Send + Sync {
 }
 
 /// The order of the waiting, as ordered sets by lane. Made anew from the rows at any time.
+///
+/// An account has [`CLASSES_PER_ACCOUNT_MAX`] classes at a time at the most: an entry of one more is put into the lane
+/// of [`ClassKey::mixed`] instead, and stays there. So an entry stands in one of two lanes, and `remove` and `place`
+/// look into both, whichever of the two their caller names.
+///
+/// [`CLASSES_PER_ACCOUNT_MAX`]: crate::queue::CLASSES_PER_ACCOUNT_MAX
+/// [`ClassKey::mixed`]: crate::queue::ClassKey::mixed
 #[async_trait]
 #[allow(
     clippy::len_without_is_empty,
@@ -33,7 +40,7 @@ pub trait JobQueue: Send + Sync {
     /// Adds entries; one that is there keeps one place, by its latest score.
     async fn push(&self, entries: &[QueueEntry]) -> Result<(), StoreError>;
     async fn remove(&self, entries: &[QueueEntry]) -> Result<(), StoreError>;
-    /// The first entries of a lane, in order, `skip` left out.
+    /// The first entries of a lane, in order, `skip` left out; each names the lane that it stands in.
     async fn heads(&self, lane: &Lane, skip: usize, limit: usize) -> Result<Vec<QueueEntry>, StoreError>;
     /// As [`JobQueue::heads`], of several lanes at once: `(lane, skip, limit)`; answers in order.
     async fn heads_of(&self, lanes: &[(Lane, usize, usize)]) -> Result<Vec<Vec<QueueEntry>>, StoreError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::ids::JobId;
 use common::lifecycle::testing;
-use common::queue::{ClassKey, Lane, QueueEntry};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry};
 use common::store::{Quota, Topic};
 use common::time::Clock;
 
@@ -81,6 +81,61 @@ pub async fn the_queue_is_in_order(backend: &mut impl Backend) {
     );
     queue.remove(&[b, c, other.clone(), other]).await.unwrap();
     assert_eq!(queue.lanes().await.unwrap(), [(lane("x"), 1)]);
+}
+
+pub async fn an_account_has_so_many_classes_and_past_them_its_jobs_wait_in_mixed_ones(
+    backend: &mut impl Backend,
+) {
+    let queue = backend.stores().queue;
+    let most = CLASSES_PER_ACCOUNT_MAX;
+    // Labels of their own: as many classes as jobs.
+    let of = |number: usize| {
+        entry(
+            &format!("default/c20m16d20#{number:016x}"),
+            number as u64,
+            number as u128,
+        )
+    };
+    let all: Vec<QueueEntry> = (0..most + 300).map(of).collect();
+    queue.push(&all).await.unwrap();
+    assert_eq!(queue.len().await.unwrap(), all.len() as u64);
+    let lanes = queue.lanes().await.unwrap();
+    assert!(lanes.len() <= most + 4, "{} lanes", lanes.len());
+    let mixed: Vec<_> = lanes.iter().filter(|(lane, _)| lane.class.is_mixed()).collect();
+    assert_eq!(mixed.iter().map(|(_, waiting)| waiting).sum::<u64>(), 300);
+
+    // Another account has room for classes of its own.
+    let mut other = of(most + 1_000);
+    other.lane.account = testing::account("other");
+    queue.push(std::slice::from_ref(&other)).await.unwrap();
+    assert_eq!(queue.heads(&other.lane, 0, 9).await.unwrap(), [other]);
+
+    // An entry is found where it stands, by the lane of its class and by the one that it stands in.
+    let last = all.last().unwrap();
+    let stands = Lane {
+        class: last.lane.class.mixed(),
+        account: last.lane.account.clone(),
+    };
+    let standing = QueueEntry {
+        lane: stands.clone(),
+        ..last.clone()
+    };
+    let waiting = queue.heads(&stands, 0, 1_000).await.unwrap();
+    assert_eq!(waiting.last(), Some(&standing));
+    assert!(waiting.is_sorted_by_key(|entry| entry.score));
+    let place = waiting.len() as u64 - 1;
+    assert_eq!(queue.place(last).await.unwrap(), Some(place));
+    assert_eq!(queue.place(&standing).await.unwrap(), Some(place));
+    queue.remove(std::slice::from_ref(last)).await.unwrap();
+    assert_eq!(queue.place(last).await.unwrap(), None);
+    queue.push(std::slice::from_ref(last)).await.unwrap();
+    queue.push(std::slice::from_ref(last)).await.unwrap();
+    assert_eq!(queue.len().await.unwrap(), all.len() as u64 + 1, "one place each");
+    queue.remove(std::slice::from_ref(&standing)).await.unwrap();
+    assert_eq!(queue.place(last).await.unwrap(), None);
+    let asked: Vec<_> = [(stands.clone(), 2, 3), (all[0].lane.clone(), 0, 9)].into();
+    let answers = queue.heads_of(&asked).await.unwrap();
+    assert_eq!(answers, [waiting[2..5].to_vec(), vec![all[0].clone()]]);
 }
 
 pub async fn the_queue_starts_unbuilt_and_forgets(backend: &mut impl Backend) {

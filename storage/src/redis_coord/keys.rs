@@ -15,6 +15,8 @@ pub struct Keys {
     pub places: String,
     /// Of each lane that is not empty: its length.
     pub lanes: String,
+    /// Of each account that waits: how many lanes it has.
+    pub accounts: String,
     /// What the set of each lane begins with.
     pub lane_sets: String,
     /// The mark that a rebuild of the queue began with.
@@ -39,6 +41,7 @@ impl Keys {
             Self {
                 places: format!("{tag}queue:places"),
                 lanes: format!("{tag}queue:lanes"),
+                accounts: format!("{tag}queue:accounts"),
                 lane_sets: format!("{tag}queue:lane:"),
                 build: format!("{tag}queue:build"),
                 built: format!("{tag}queue:built"),

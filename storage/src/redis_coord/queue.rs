@@ -1,6 +1,7 @@
-//! The queue: a sorted set for each lane, the length of each lane that is not empty, and the lane of each job.
+//! The queue: a sorted set for each lane, the length of each lane that is not empty, the number of lanes of each
+//! account, and the lane of each job.
 //!
-//! All three change together, in one script, so that no lane stays behind empty and none is forgotten.
+//! All of them change together, in one script, so that no lane stays behind empty and none is forgotten.
 //! Scores are exact in Redis' doubles; members of equal score sort by their text, which is the order of their numbers.
 //! What is here may vanish at any moment. The mark that says "whole" names the server's run and is made only if the
 //! mark that the making began with is still there, so neither a wiped nor a restored server passes for a whole one.
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use common::ids::JobId;
-use common::queue::{Lane, QueueEntry};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, Lane, QueueEntry};
 use common::store::{Build, JobQueue, StoreError};
 use redis::{Cmd, Script};
 
@@ -31,14 +32,17 @@ impl Queue {
         for trip in entries.chunks(ENTRIES_PER_CALL * 16) {
             let mut calls = redis::pipe();
             for chunk in trip.chunks(ENTRIES_PER_CALL) {
-                let mut arguments = Vec::with_capacity(1 + 3 * chunk.len());
+                let mut arguments = Vec::with_capacity(2 + 4 * chunk.len());
                 arguments.push(keys.lane_sets.clone());
+                arguments.push(CLASSES_PER_ACCOUNT_MAX.to_string());
                 for entry in chunk {
                     arguments.push(lane_name(&entry.lane));
+                    arguments.push(lane_name(&mixed(&entry.lane)));
                     arguments.push(entry.score.to_string());
                     arguments.push(entry.job.to_string());
                 }
-                let call = scripts::call(script, &[&keys.places, &keys.lanes], arguments);
+                let named = [&*keys.places, &*keys.lanes, &*keys.accounts];
+                let call = scripts::call(script, &named, arguments);
                 calls.add_command(call).ignore();
             }
             self.0.link.pipeline::<()>(&calls).await?;
@@ -89,14 +93,21 @@ impl JobQueue for Queue {
     }
 
     async fn place(&self, entry: &QueueEntry) -> Result<Option<u64>, StoreError> {
-        let set = self.0.keys.lane(&entry.lane);
         let job = entry.job.to_string();
         let mut look = redis::pipe();
         look.atomic();
-        look.cmd("ZSCORE").arg(&set).arg(&job);
-        look.cmd("ZRANK").arg(&set).arg(&job);
-        let (score, place): (Option<f64>, Option<u64>) = self.0.link.pipeline(&look).await?;
-        Ok(place.filter(|_| score.is_some_and(|score| score as u64 == entry.score)))
+        for lane in [&entry.lane, &mixed(&entry.lane)] {
+            let set = self.0.keys.lane(lane);
+            look.cmd("ZSCORE").arg(&set).arg(&job);
+            look.cmd("ZRANK").arg(&set).arg(&job);
+        }
+        let (score, place, mixed_score, mixed_place): (Option<f64>, Option<u64>, Option<f64>, Option<u64>) =
+            self.0.link.pipeline(&look).await?;
+        let found = [(score, place), (mixed_score, mixed_place)].into_iter();
+        let same = |(score, place): (Option<f64>, Option<u64>)| {
+            place.filter(|_| score.is_some_and(|score| score as u64 == entry.score))
+        };
+        Ok(found.filter_map(same).next())
     }
 
     async fn len(&self) -> Result<u64, StoreError> {
@@ -137,9 +148,23 @@ impl JobQueue for Queue {
 
     async fn clear(&self) -> Result<(), StoreError> {
         let keys = &self.0.keys;
-        let named = [&*keys.places, &*keys.lanes, &*keys.build, &*keys.built];
+        let named = [
+            &*keys.places,
+            &*keys.lanes,
+            &*keys.accounts,
+            &*keys.build,
+            &*keys.built,
+        ];
         let clear = scripts::call(&scripts::CLEAR, &named, &keys.lane_sets);
         self.0.link.command(&clear).await
+    }
+}
+
+/// Where an entry of this lane stands when its account has too many.
+fn mixed(lane: &Lane) -> Lane {
+    Lane {
+        class: lane.class.mixed(),
+        account: lane.account.clone(),
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use common::ids::JobId;
-use common::queue::{Lane, QueueEntry};
+use common::ids::{AccountId, JobId};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry};
 use common::store::{Build, JobQueue, StoreError};
 
 use super::held;
@@ -16,7 +16,7 @@ pub struct Queue(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    lanes: BTreeMap<Lane, Sorted>,
+    accounts: BTreeMap<AccountId, Classes>,
     /// As many as jobs wait; the rows bound them.
     places: HashMap<JobId, (Lane, u64)>,
     /// How often a making began.
@@ -26,16 +26,58 @@ struct State {
     built: bool,
 }
 
+/// None is empty.
+type Classes = BTreeMap<ClassKey, Sorted>;
+
 impl State {
+    fn insert(&mut self, entry: &QueueEntry) {
+        self.remove(entry.job);
+        let classes = self.accounts.entry(entry.lane.account.clone()).or_default();
+        let lane = Lane {
+            class: class_for(&entry.lane.class, classes),
+            account: entry.lane.account.clone(),
+        };
+        let set = classes.entry(lane.class.clone()).or_default();
+        set.insert((entry.score, entry.job));
+        self.places.insert(entry.job, (lane, entry.score));
+    }
+
     fn remove(&mut self, job: JobId) {
         if let Some((lane, score)) = self.places.remove(&job)
-            && let Some(set) = self.lanes.get_mut(&lane)
+            && let Some(classes) = self.accounts.get_mut(&lane.account)
+            && let Some(set) = classes.get_mut(&lane.class)
         {
             set.remove((score, job));
             if set.len() == 0 {
-                self.lanes.remove(&lane);
+                classes.remove(&lane.class);
+                if classes.is_empty() {
+                    self.accounts.remove(&lane.account);
+                }
             }
         }
+    }
+
+    fn set(&self, lane: &Lane) -> Option<&Sorted> {
+        self.accounts.get(&lane.account)?.get(&lane.class)
+    }
+
+    /// Where an entry stands; none when it is not there, or has come back to another place.
+    fn standing(&self, entry: &QueueEntry) -> Option<&Lane> {
+        let (lane, score) = self.places.get(&entry.job)?;
+        let same = *score == entry.score
+            && lane.account == entry.lane.account
+            && (lane.class == entry.lane.class || lane.class == entry.lane.class.mixed());
+        same.then_some(lane)
+    }
+}
+
+/// The class itself, or its mixed one where the account has no room for one more.
+fn class_for(class: &ClassKey, classes: &Classes) -> ClassKey {
+    // Mixed ones count too, so that counting is nothing; an account that has some is past the cap anyway.
+    if classes.len() < CLASSES_PER_ACCOUNT_MAX || classes.contains_key(class) {
+        class.clone()
+    } else {
+        class.mixed()
     }
 }
 
@@ -44,10 +86,7 @@ impl JobQueue for Queue {
     async fn push(&self, entries: &[QueueEntry]) -> Result<(), StoreError> {
         let mut state = held(&self.0);
         for entry in entries {
-            state.remove(entry.job);
-            state.places.insert(entry.job, (entry.lane.clone(), entry.score));
-            let set = state.lanes.entry(entry.lane.clone()).or_default();
-            set.insert((entry.score, entry.job));
+            state.insert(entry);
         }
         Ok(())
     }
@@ -56,11 +95,7 @@ impl JobQueue for Queue {
         let mut state = held(&self.0);
         for entry in entries {
             // A job that came back meanwhile (a retry) keeps its new place.
-            let same = state
-                .places
-                .get(&entry.job)
-                .is_some_and(|(lane, score)| *lane == entry.lane && *score == entry.score);
-            if same {
+            if state.standing(entry).is_some() {
                 state.remove(entry.job);
             }
         }
@@ -68,29 +103,34 @@ impl JobQueue for Queue {
     }
 
     async fn heads(&self, lane: &Lane, skip: usize, limit: usize) -> Result<Vec<QueueEntry>, StoreError> {
+        Ok(heads(&held(&self.0), lane, skip, limit))
+    }
+
+    async fn heads_of(&self, lanes: &[(Lane, usize, usize)]) -> Result<Vec<Vec<QueueEntry>>, StoreError> {
         let state = held(&self.0);
-        let heads = state.lanes.get(lane).into_iter().flat_map(|set| set.from(skip));
-        Ok(heads
-            .take(limit)
-            .map(|(score, job)| QueueEntry {
-                lane: lane.clone(),
-                score,
-                job,
-            })
-            .collect())
+        let each = lanes
+            .iter()
+            .map(|(lane, skip, limit)| heads(&state, lane, *skip, *limit));
+        Ok(each.collect())
     }
 
     async fn lanes(&self) -> Result<Vec<(Lane, u64)>, StoreError> {
         let state = held(&self.0);
-        let lanes = state.lanes.iter();
-        Ok(lanes
-            .map(|(lane, set)| (lane.clone(), set.len() as u64))
-            .collect())
+        let lanes = state.accounts.iter().flat_map(|(account, classes)| {
+            classes.iter().map(|(class, set)| {
+                let lane = Lane {
+                    class: class.clone(),
+                    account: account.clone(),
+                };
+                (lane, set.len() as u64)
+            })
+        });
+        Ok(lanes.collect())
     }
 
     async fn place(&self, entry: &QueueEntry) -> Result<Option<u64>, StoreError> {
         let state = held(&self.0);
-        let set = state.lanes.get(&entry.lane);
+        let set = state.standing(entry).and_then(|lane| state.set(lane));
         Ok(set
             .and_then(|set| set.place((entry.score, entry.job)))
             .map(|place| place as u64))
@@ -127,4 +167,16 @@ impl JobQueue for Queue {
         };
         Ok(())
     }
+}
+
+fn heads(state: &State, lane: &Lane, skip: usize, limit: usize) -> Vec<QueueEntry> {
+    let heads = state.set(lane).into_iter().flat_map(|set| set.from(skip));
+    heads
+        .take(limit)
+        .map(|(score, job)| QueueEntry {
+            lane: lane.clone(),
+            score,
+            job,
+        })
+        .collect()
 }
