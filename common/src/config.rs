@@ -135,6 +135,44 @@ impl LeaseTimes {
     }
 }
 
+/// What an account may have at the same time where its own record says nothing, and what no record may exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccountLimits {
+    /// Attempts; none: as many as fit.
+    pub running_default: Option<u32>,
+    pub running_ceiling: Option<u32>,
+    /// Jobs that are queued or scheduled.
+    pub waiting_default: u32,
+    pub waiting_ceiling: u32,
+}
+
+impl AccountLimits {
+    pub fn running(&self, own: Option<u32>) -> Option<u32> {
+        let wanted = own.or(self.running_default);
+        match (wanted, self.running_ceiling) {
+            (Some(wanted), Some(ceiling)) => Some(wanted.min(ceiling)),
+            (wanted, ceiling) => wanted.or(ceiling),
+        }
+    }
+
+    pub fn waiting(&self, own: Option<u32>) -> u32 {
+        own.unwrap_or(self.waiting_default).min(self.waiting_ceiling)
+    }
+}
+
+impl Default for AccountLimits {
+    fn default() -> Self {
+        Self {
+            running_default: None,
+            running_ceiling: None,
+            // what the queue is made anew from the rows for in well under a minute
+            waiting_default: 1_000_000,
+            // some gigabytes of queue
+            waiting_ceiling: 10_000_000,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +199,39 @@ mod tests {
     fn both_sets_of_times_are_safe() {
         assert_eq!(LeaseTimes::REAL.check(), Ok(()));
         assert_eq!(LeaseTimes::SCALED.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_accounts_own_limit_stands_before_the_default_and_below_the_ceiling() {
+        let limits = AccountLimits {
+            running_default: Some(8),
+            running_ceiling: Some(16),
+            waiting_default: 100,
+            waiting_ceiling: 1_000,
+        };
+        for (own, running, waiting) in [
+            (None, Some(8), 100),
+            (Some(4), Some(4), 4),
+            (Some(0), Some(0), 0),
+            (Some(9_999), Some(16), 1_000),
+        ] {
+            assert_eq!(
+                (limits.running(own), limits.waiting(own)),
+                (running, waiting),
+                "{own:?}"
+            );
+        }
+        let open = AccountLimits {
+            running_default: None,
+            running_ceiling: None,
+            ..limits
+        };
+        assert_eq!((open.running(None), open.running(Some(3))), (None, Some(3)));
+        let capped = AccountLimits {
+            running_ceiling: Some(2),
+            ..open
+        };
+        assert_eq!(capped.running(None), Some(2));
     }
 
     #[test]

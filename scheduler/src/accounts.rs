@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use common::config::AccountLimits;
 use common::ids::AccountId;
 use common::log::LOG_BYTES_MAX_DEFAULT;
 use common::store::Stores;
@@ -36,14 +37,16 @@ impl Default for Settings {
 pub struct Accounts {
     stores: Stores,
     clock: SharedClock,
+    limits: AccountLimits,
     known: Mutex<HashMap<AccountId, (Mono, Settings)>>,
 }
 
 impl Accounts {
-    pub fn new(stores: Stores, clock: SharedClock) -> Self {
+    pub fn new(stores: Stores, clock: SharedClock, limits: AccountLimits) -> Self {
         Self {
             stores,
             clock,
+            limits,
             known: Mutex::default(),
         }
     }
@@ -65,13 +68,13 @@ impl Accounts {
         let settings = match self.stores.identity.account(id).await {
             Ok(Some(account)) => Settings {
                 weight: account.weight,
-                running_max: account.running_max,
+                running_max: self.limits.running(account.running_max),
                 log_bytes_max: account.log_bytes_max,
             },
-            Ok(None) => Settings::default(),
+            Ok(None) => self.unknown(),
             Err(error) => {
                 tracing::warn!(%error, account = %id, "the settings of an account could not be read");
-                return known.map(|(_, settings)| settings).unwrap_or_default();
+                return known.map_or_else(|| self.unknown(), |(_, settings)| settings);
             }
         };
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,5 +83,13 @@ impl Accounts {
         }
         all.insert(id.clone(), (now, settings));
         settings
+    }
+
+    /// Of an account without a record.
+    fn unknown(&self) -> Settings {
+        Settings {
+            running_max: self.limits.running(None),
+            ..Settings::default()
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use common::config::LeaseTimes;
+use common::config::{AccountLimits, LeaseTimes};
 use common::protocol::token::FleetSecrets;
+use common::queue::RESERVE_AFTER_DEFAULT;
 
 /// Settings of one scheduler replica.
 #[derive(Debug, Clone)]
@@ -15,6 +16,8 @@ pub struct Config {
     /// Name of the leader's lock; replicas of one installation share it.
     pub lock_key: String,
     pub limits: Limits,
+    pub queueing: Queueing,
+    pub accounts: AccountLimits,
 }
 
 impl Config {
@@ -30,6 +33,28 @@ impl Config {
             audience: Self::AUDIENCE_DEFAULT.to_owned(),
             lock_key: Self::LOCK_KEY_DEFAULT.to_owned(),
             limits: Limits::default(),
+            queueing: Queueing::default(),
+            accounts: AccountLimits::default(),
+        }
+    }
+}
+
+/// How the waiting are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queueing {
+    /// A job that others were placed past for this long gets a worker kept free for it.
+    pub reserve_after: Duration,
+    /// One worker in so many of a pool is kept free for such jobs at the most, and one at least.
+    pub reserved_share: usize,
+}
+
+impl Default for Queueing {
+    fn default() -> Self {
+        Self {
+            // long enough that what becomes free by itself comes first, short against what people wait for
+            reserve_after: RESERVE_AFTER_DEFAULT,
+            // three quarters go on as if nothing were kept
+            reserved_share: 4,
         }
     }
 }

@@ -23,7 +23,7 @@ use common::time::SharedClock;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use self::config::{Config, Limits};
+pub use self::config::{Config, Limits, Queueing};
 use crate::accounts::Accounts;
 use crate::leader::Context;
 
@@ -57,10 +57,11 @@ impl Scheduler {
     ) -> Result<Self, StartError> {
         config.times.check()?;
         let address = listener.local_addr().map_err(StartError::Listener)?;
+        let accounts = Accounts::new(stores.clone(), Arc::clone(&clock), config.accounts);
         let context = Context {
             config: Arc::new(config),
             jobs: Jobs::new(stores.clone(), Arc::clone(&clock)),
-            accounts: Arc::new(Accounts::new(stores.clone(), Arc::clone(&clock))),
+            accounts: Arc::new(accounts),
             stores,
             clock,
         };

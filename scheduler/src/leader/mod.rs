@@ -4,13 +4,18 @@
 //! queue anew; then the duties, side by side, until one of them sees that the term is over. Everything that a term
 //! knows is thrown away with it.
 
+mod board;
 mod dispatch;
 mod index;
 mod picture;
+mod reading;
+mod reserve;
 mod sweeps;
 mod takeover;
 mod term;
 mod wakes;
+#[cfg(test)]
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;

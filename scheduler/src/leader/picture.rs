@@ -4,7 +4,8 @@
 //! may be lost, a full look each sweep corrects it. It errs on the side of giving too little: what may be held counts
 //! as held.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::fit;
@@ -14,17 +15,29 @@ use common::store::{Held, StoreError, Stores};
 use common::time::Mono;
 use common::worker::{Capacity, Session, Worker};
 
-use crate::placement::Seat;
+use crate::placement::{Seat, less};
 
 /// Rows read at once.
 const PAGE: usize = 500;
 
 #[derive(Debug, Default)]
 pub struct Picture {
-    workers: BTreeMap<WorkerId, Worker>,
+    /// By name.
+    workers: Vec<Known>,
     /// Beat of each live session, and when it moved last on our own clock.
     heard: HashMap<SessionId, (u64, Mono)>,
     held: HashMap<JobId, Holding>,
+    /// Sums over what is held.
+    used: HashMap<WorkerId, Capacity>,
+    running: HashMap<AccountId, u32>,
+}
+
+/// A worker that would be given work if it were heard.
+#[derive(Debug)]
+struct Known {
+    /// As if idle.
+    seat: Seat,
+    session: SessionId,
 }
 
 #[derive(Debug, Clone)]
@@ -58,10 +71,8 @@ impl Picture {
                 (session.id, (session.beat, moved))
             })
             .collect();
-        self.workers = workers
-            .into_iter()
-            .map(|worker| (worker.id.clone(), worker))
-            .collect();
+        self.workers = workers.into_iter().filter_map(Known::of).collect();
+        self.workers.sort_by(|a, b| a.seat.worker.cmp(&b.seat.worker));
     }
 
     /// Looks at everything that is held.
@@ -69,7 +80,7 @@ impl Picture {
     /// # Errors
     /// [`StoreError`]; the picture stays as it was.
     pub async fn refresh_held(&mut self, stores: &Stores) -> Result<(), StoreError> {
-        let (mut held, mut after) = (HashMap::new(), None);
+        let (mut held, mut after) = (Vec::new(), None);
         loop {
             let rows = stores.jobs.held(&Held::Any, after, PAGE).await?;
             after = rows.last().map(|job| job.id);
@@ -79,7 +90,10 @@ impl Picture {
                 break;
             }
         }
-        self.held = held;
+        (self.held, self.used, self.running) = Default::default();
+        for (job, holding) in held {
+            self.hold(job, holding);
+        }
         Ok(())
     }
 
@@ -99,16 +113,20 @@ impl Picture {
         for ids in ours.chunks(PAGE) {
             let rows = stores.jobs.get_many(ids).await?;
             for id in ids {
-                self.held.remove(id);
+                self.let_go(*id);
             }
-            self.held.extend(rows.iter().filter_map(holding));
+            for (job, holding) in rows.iter().filter_map(holding) {
+                self.hold(job, holding);
+            }
         }
         Ok(())
     }
 
     /// A claim of ours that is, or may be, stored.
     pub fn claimed(&mut self, job: &Job) {
-        self.held.extend(holding(job));
+        if let Some((job, holding)) = holding(job) {
+            self.hold(job, holding);
+        }
     }
 
     /// A claim that may have been stored: counts as held until the next full look.
@@ -118,54 +136,80 @@ impl Picture {
             account: job.account.clone(),
             resources: job.spec.resources,
         };
-        self.held.insert(job.id, holding);
+        self.hold(job.id, holding);
     }
 
-    /// How many attempts each account holds.
-    pub fn held_by_account(&self) -> HashMap<AccountId, u32> {
-        let mut counts = HashMap::new();
-        for holding in self.held.values() {
-            *counts.entry(holding.account.clone()).or_insert(0) += 1;
-        }
-        counts
+    /// How many attempts an account holds.
+    pub fn held_by(&self, account: &AccountId) -> u32 {
+        self.running.get(account).copied().unwrap_or(0)
     }
 
-    /// Workers that may be given work now, with the leases under which it would be given. Heard within `contact`,
-    /// ready, not draining, in a session that lives.
+    /// Workers that may be given work, full ones too, with the leases under which it would be given. Heard within
+    /// `contact`, ready, not draining, in a session that lives.
     pub fn seats(&self, now: Mono, contact: Duration) -> (Vec<Seat>, Vec<Lease>) {
-        let mut used: HashMap<&WorkerId, Capacity> = HashMap::new();
-        for holding in self.held.values() {
-            let sum = used.entry(&holding.worker).or_insert(Capacity::NOTHING);
-            *sum = sum.with(&holding.resources);
-        }
         self.workers
-            .values()
-            .filter_map(|worker| {
-                let session = self.eligible(worker, now, contact)?;
-                let seat = Seat {
-                    worker: worker.id.clone(),
-                    pool: worker.description.pool.clone(),
-                    labels: worker.description.labels.clone(),
-                    capacity: worker.description.capacity,
-                    used: used.get(&worker.id).copied().unwrap_or(Capacity::NOTHING),
+            .iter()
+            .filter(|known| self.is_heard(known.session, now, contact))
+            .map(|known| {
+                let mut seat = known.seat.clone();
+                seat.used = self.used.get(&seat.worker).copied().unwrap_or(Capacity::NOTHING);
+                let lease = Lease {
+                    worker: seat.worker.clone(),
+                    session: known.session,
                 };
-                (seat.free().slots > 0).then(|| {
-                    (
-                        seat,
-                        Lease {
-                            worker: worker.id.clone(),
-                            session,
-                        },
-                    )
-                })
+                (seat, lease)
             })
             .unzip()
     }
 
-    fn eligible(&self, worker: &Worker, now: Mono, contact: Duration) -> Option<SessionId> {
+    fn is_heard(&self, session: SessionId, now: Mono, contact: Duration) -> bool {
+        let heard = self.heard.get(&session);
+        heard.is_some_and(|(_, moved)| now.since(*moved) < contact)
+    }
+
+    fn hold(&mut self, job: JobId, holding: Holding) {
+        self.let_go(job);
+        let used = self.used.entry(holding.worker.clone()).or_insert(Capacity::NOTHING);
+        *used = used.with(&holding.resources);
+        *self.running.entry(holding.account.clone()).or_insert(0) += 1;
+        self.held.insert(job, holding);
+    }
+
+    fn let_go(&mut self, job: JobId) {
+        let Some(holding) = self.held.remove(&job) else {
+            return;
+        };
+        if let Some(used) = self.used.get_mut(&holding.worker) {
+            *used = less(used, &Capacity::NOTHING.with(&holding.resources));
+            if used.slots == 0 {
+                self.used.remove(&holding.worker);
+            }
+        }
+        if let Some(running) = self.running.get_mut(&holding.account) {
+            *running -= 1;
+            if *running == 0 {
+                self.running.remove(&holding.account);
+            }
+        }
+    }
+}
+
+impl Known {
+    fn of(worker: Worker) -> Option<Self> {
         let session = worker.session?;
-        let silent = self.heard.get(&session).map(|(_, moved)| now.since(*moved));
-        fit::absence(worker, silent, contact).is_none().then_some(session)
+        // Silence aside, which is looked at when seats are asked for.
+        let absent = fit::absence(&worker, Some(Duration::ZERO), Duration::MAX).is_some();
+        (!absent).then(|| Self {
+            seat: Seat {
+                worker: worker.id,
+                pool: worker.description.pool,
+                labels: Arc::new(worker.description.labels),
+                capacity: worker.description.capacity,
+                used: Capacity::NOTHING,
+                kept: None,
+            },
+            session,
+        })
     }
 }
 
@@ -181,19 +225,42 @@ fn holding(job: &Job) -> Option<(JobId, Holding)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use common::ids::AttemptId;
-    use common::lifecycle::testing::{self, job, spec};
+    use common::lifecycle::testing::{job, spec};
     use common::lifecycle::{JobEvent, step};
     use common::time::Timestamp;
-    use common::worker::Condition;
+    use common::worker::{Condition, Load, WorkerDescription};
 
     const C: Duration = Duration::from_secs(15);
 
     fn worker(name: &str, session: SessionId) -> Worker {
         Worker {
+            id: WorkerId::new(name).unwrap(),
+            description: WorkerDescription {
+                version: "1".into(),
+                hostname: name.into(),
+                os: "linux".into(),
+                architecture: "x86_64".into(),
+                pool: Default::default(),
+                labels: BTreeMap::new(),
+                capacity: Capacity {
+                    cpu_millis: 4_000,
+                    memory_mib: 4_096,
+                    disk_mib: 100_000,
+                    slots: 2,
+                },
+                notes: vec![],
+            },
+            condition: Condition::Ready,
+            draining: false,
             session: Some(session),
-            ..testing::worker(name)
+            conn: 1,
+            registered_at: Timestamp::default(),
+            heard_at: Timestamp::default(),
+            load: Load::default(),
         }
     }
 
@@ -247,22 +314,37 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_taken_from_its_worker() {
+    fn what_is_held_is_taken_from_its_worker_and_given_back() {
         let (mut picture, id) = (Picture::default(), SessionId::random());
         picture.see(vec![worker("w", id)], &[session(id, 1)], at(0));
         let lease = Lease {
             worker: WorkerId::new("w").unwrap(),
             session: id,
         };
-        for (_, expected) in [((), Some(1)), ((), None)] {
+        let free = |picture: &Picture| picture.seats(at(0), C).0[0].free();
+        let all = free(&picture);
+        let mut jobs = Vec::new();
+        for slots in [1, 0] {
             let event = JobEvent::Claimed {
                 attempt: AttemptId::random(),
                 lease: lease.clone(),
                 epoch: Default::default(),
             };
-            picture.claimed(&step(&job(spec()), event, Timestamp::default()).unwrap().job);
-            let seats = picture.seats(at(0), C).0;
-            assert_eq!(seats.first().map(|seat| seat.free().slots), expected);
+            let claimed = step(&job(spec()), event, Timestamp::default()).unwrap().job;
+            picture.claimed(&claimed);
+            // told twice is held once
+            picture.claimed(&claimed);
+            jobs.push(claimed);
+            assert_eq!(free(&picture).slots, slots);
         }
+        let account = jobs[0].account.clone();
+        assert_eq!(picture.held_by(&account), 2);
+        for (held, job) in [(1, &jobs[0]), (0, &jobs[1])] {
+            picture.let_go(job.id);
+            picture.let_go(job.id);
+            assert_eq!(picture.held_by(&account), held);
+        }
+        assert_eq!(free(&picture), all);
+        assert!(picture.used.is_empty() && picture.running.is_empty());
     }
 }

@@ -15,3 +15,4 @@ mod panics;
 mod ring;
 mod sessions;
 mod shares;
+mod sizes;

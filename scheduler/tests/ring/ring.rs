@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::config::{LeaseTimes, StoreConfig};
+use common::identity::Account;
 use common::ids::{AccountId, JobId, UserId, WorkerId};
 use common::job::{Job, JobSpec, StateName};
 use common::lifecycle::testing::account;
@@ -68,6 +69,14 @@ impl Ring {
     }
 
     pub async fn with(times: LeaseTimes, change: impl FnOnce(Stores) -> Stores) -> Self {
+        Self::with_config(times, change, |_| {}).await
+    }
+
+    pub async fn with_config(
+        times: LeaseTimes,
+        change: impl FnOnce(Stores) -> Stores,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock: SharedClock = Arc::new(SystemClock);
         let store = StoreConfig::Embedded {
@@ -81,6 +90,7 @@ impl Ring {
             ..Config::new(fleet)
         };
         config.limits.header_deadline = Duration::from_secs(1);
+        configure(&mut config);
         let tasks = Tasks::new();
         let scheduler = replica(&config, &stores, &clock, &tasks).await;
         let jobs = Jobs::new(stores.clone(), Arc::clone(&clock));
@@ -117,6 +127,57 @@ impl Ring {
         let id = job.id;
         self.jobs.submit(vec![NewJob { job, key: None }]).await.unwrap();
         id
+    }
+
+    /// As many jobs as wanted, stored as a bulk submission stores them. Answers their ids, in order.
+    pub async fn submit_many(
+        &self,
+        account: &AccountId,
+        count: usize,
+        spec: impl Fn(usize) -> JobSpec,
+    ) -> Vec<JobId> {
+        let user = UserId::new("alice").unwrap();
+        let mut ids = Vec::with_capacity(count);
+        for chunk in (0..count).collect::<Vec<_>>().chunks(1_000) {
+            let jobs = chunk.iter().map(|number| {
+                let now = self.clock.now();
+                let id = JobId::generate(now);
+                ids.push(id);
+                let job = Job::submitted(id, account.clone(), user.clone(), spec(*number), now);
+                NewJob { job, key: None }
+            });
+            let jobs: Vec<NewJob> = jobs.collect();
+            self.jobs.submit(jobs).await.unwrap();
+        }
+        ids
+    }
+
+    /// An account with settings of its own.
+    pub async fn account(&self, name: &str, weight: u32, running_max: Option<u32>) -> AccountId {
+        let account = Account {
+            id: account(name),
+            name: name.to_owned(),
+            plan: "test".to_owned(),
+            weight,
+            log_bytes_max: 1 << 20,
+            running_max,
+            waiting_max: None,
+            created_at: self.clock.now(),
+        };
+        self.stores.identity.create_account(&account).await.unwrap();
+        account.id
+    }
+
+    /// The scheduler ends, and another begins over the same rows.
+    pub async fn restart(&mut self) {
+        self.tasks.stop();
+        assert!(self.tasks.join(DEADLINE).await, "the scheduler does not end");
+        self.tasks = Tasks::new();
+        self.scheduler = replica(&self.config, &self.stores, &self.clock, &self.tasks).await;
+        until("somebody leads again", || async {
+            self.scheduler.leads().ok_or("nobody")
+        })
+        .await;
     }
 
     pub async fn job(&self, id: JobId) -> Job {

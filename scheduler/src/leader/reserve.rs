@@ -1,0 +1,183 @@
+//! Finds the jobs that [`Reservations`] are for, and drops reservations whose job does not wait any more.
+//!
+//! Looked at now and then, and bounded: so many lanes a look, taking turns.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use common::ids::JobId;
+use common::job::{Job, JobState};
+use common::queue::QueueEntry;
+use common::store::StoreError;
+use common::time::Mono;
+
+use super::Context;
+use super::board::{Board, MIXED_WINDOW};
+use crate::fair_share::FairShare;
+use crate::placement::{Candidate, Reservations, Seat, Terms};
+
+/// How often reservations are looked at: little against the times that they are about.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Lanes looked at in one look.
+const LANES_MAX: usize = 64;
+
+/// Rows read in one look.
+const ROWS_MAX: usize = 128;
+
+/// Reservations of one fleet: each is looked up in the queue in each look.
+const RESERVATIONS_MAX: usize = 32;
+
+pub struct Keeper {
+    pub reservations: Reservations,
+    looked: Mono,
+    looks: usize,
+}
+
+impl Keeper {
+    pub fn new(now: Mono) -> Self {
+        Self {
+            reservations: Reservations::default(),
+            looked: now,
+            looks: 0,
+        }
+    }
+
+    /// One look, when it is time for one.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn run(
+        &mut self,
+        context: &Context,
+        board: &mut Board,
+        share: &FairShare,
+        terms: &[Terms],
+        seats: &mut [Seat],
+    ) -> Result<(), StoreError> {
+        let now = context.clock.mono();
+        let settings = &context.config.queueing;
+        if now.since(self.looked) < LOOK.min(settings.reserve_after) {
+            return Ok(());
+        }
+        self.looked = now;
+        self.drop_idle(context, board, terms).await?;
+        let lanes = self.passed_over(board, share, terms, seats);
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        let heads = self.overdue(context, board, &lanes).await?;
+        let ids: Vec<JobId> = heads.iter().map(|(_, entry)| entry.job).collect();
+        let rows = context.stores.jobs.get_many(&ids).await?;
+        let rows: HashMap<JobId, Job> = rows.into_iter().map(|job| (job.id, job)).collect();
+        let mut served = Vec::new();
+        for ((account, lane), entry) in heads {
+            let Some(job) = rows.get(&entry.job) else { continue };
+            let waits = matches!(job.state, JobState::Queued { .. }) && job.cancel.is_none();
+            if !waits || served.contains(&(account, lane)) || self.reservations.len() >= RESERVATIONS_MAX {
+                continue;
+            }
+            let candidate = Candidate::new(job.id, entry.score, job.spec.clone());
+            if self
+                .reservations
+                .grant(&entry, &candidate, seats, settings.reserved_share)
+            {
+                tracing::info!(job = %entry.job, since = ?entry.since(), "a worker is kept free for a job that waits too long");
+                served.push((account, lane));
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops reservations of jobs that left the queue, that are not the head of their lane any more, or whose account
+    /// has reached its limit. In a mixed lane the walk is led to the job.
+    async fn drop_idle(
+        &mut self,
+        context: &Context,
+        board: &mut Board,
+        terms: &[Terms],
+    ) -> Result<(), StoreError> {
+        let held: Vec<QueueEntry> = self.reservations.iter().map(|one| one.entry.clone()).collect();
+        for entry in held {
+            let place = context.stores.queue.place(&entry).await?;
+            let place = place.and_then(|place| usize::try_from(place).ok());
+            let mixed = entry.lane.class.is_mixed();
+            let stays = place.is_some_and(|place| place == 0 || mixed);
+            let found = board.find(&entry.lane);
+            let has_room = found.is_none_or(|(account, _)| terms.get(account).is_none_or(Terms::has_room));
+            if !(stays && has_room) {
+                self.reservations.release(entry.job);
+            } else if let (true, Some(place), Some((account, lane))) = (mixed, place, found) {
+                board.accounts[account].lanes[lane].cursor = place;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lanes that others were placed past, of the accounts whose turn it is: none waits that was served less.
+    fn passed_over(
+        &mut self,
+        board: &Board,
+        share: &FairShare,
+        terms: &[Terms],
+        seats: &[Seat],
+    ) -> Vec<(usize, usize)> {
+        let feasible = board.feasible(terms, seats);
+        let pass = |account: usize| share.pass(&board.accounts[account].account);
+        let Some(lowest) = feasible.iter().map(|open| pass(open.account)).min() else {
+            return Vec::new();
+        };
+        let mut lanes = Vec::new();
+        for open in feasible.iter().filter(|open| pass(open.account) == lowest) {
+            let waiting = &board.accounts[open.account];
+            let passed_over = open.lanes.iter().filter(|lane| waiting.lanes[**lane].passed_over);
+            lanes.extend(passed_over.map(|lane| (open.account, *lane)));
+        }
+        if lanes.len() > LANES_MAX {
+            let begin = self.looks.wrapping_mul(LANES_MAX) % lanes.len();
+            lanes.rotate_left(begin);
+            lanes.truncate(LANES_MAX);
+        }
+        self.looks = self.looks.wrapping_add(1);
+        lanes
+    }
+
+    /// What has waited too long at the head of these lanes, or in a window of a mixed one; longest first.
+    async fn overdue(
+        &self,
+        context: &Context,
+        board: &mut Board,
+        lanes: &[(usize, usize)],
+    ) -> Result<Vec<((usize, usize), QueueEntry)>, StoreError> {
+        let ranges: Vec<_> = lanes
+            .iter()
+            .map(|&(account, lane)| {
+                let (skip, limit) = if board.is_mixed(account, lane) {
+                    (board.accounts[account].lanes[lane].reserve_cursor, MIXED_WINDOW)
+                } else {
+                    (0, 1)
+                };
+                (board.lane(account, lane), skip, limit)
+            })
+            .collect();
+        let heads = context.stores.queue.heads_of(&ranges).await?;
+        let (now, limit) = (context.clock.now(), context.config.queueing.reserve_after);
+        let mut overdue = Vec::new();
+        for ((place, (_, _, asked)), entries) in lanes.iter().zip(&ranges).zip(heads) {
+            let state = &mut board.accounts[place.0].lanes[place.1];
+            let end = entries.len() < *asked;
+            state.reserve_cursor = if end {
+                0
+            } else {
+                state.reserve_cursor + entries.len()
+            };
+            let late = entries
+                .into_iter()
+                .filter(|entry| now.since(entry.since()) >= limit && !self.reservations.holds(entry.job));
+            overdue.extend(late.map(|entry| (*place, entry)));
+        }
+        overdue.sort_by_key(|(_, entry)| (entry.score, entry.job));
+        overdue.truncate(ROWS_MAX);
+        Ok(overdue)
+    }
+}

@@ -1,0 +1,119 @@
+//! A worker as placement sees it: what it has, what is taken of it, and what of it is kept for a job that waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::fit::{self, Offer, Wanted};
+use common::ids::{JobId, PoolName, WorkerId};
+use common::job::Resources;
+use common::worker::Capacity;
+
+use super::Candidate;
+
+/// A worker that may be given work now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    pub worker: WorkerId,
+    pub pool: PoolName,
+    pub labels: Arc<BTreeMap<String, String>>,
+    pub capacity: Capacity,
+    pub used: Capacity,
+    /// What a reservation keeps from everybody but one job.
+    pub kept: Option<Kept>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    pub job: JobId,
+    pub resources: Resources,
+}
+
+impl Seat {
+    /// Whether `job` would run here now. What is kept for another is no room.
+    pub fn fits(&self, job: &Candidate) -> bool {
+        let used = match &self.kept {
+            Some(kept) if kept.job != job.job => self.used.with(&kept.resources),
+            Some(_) | None => self.used,
+        };
+        let wanted = Wanted {
+            resources: job.resources(),
+            pool: job.pool(),
+            labels: job.labels(),
+        };
+        fit::fits(wanted, self.offer(used))
+    }
+
+    /// Whether it could run `job` if it had nothing else to do.
+    pub fn could_hold(&self, job: &Candidate) -> bool {
+        let wanted = Wanted {
+            resources: job.resources(),
+            pool: job.pool(),
+            labels: job.labels(),
+        };
+        fit::fits(wanted, self.offer(Capacity::NOTHING))
+    }
+
+    fn offer(&self, used: Capacity) -> Offer<'_> {
+        Offer {
+            pool: &self.pool,
+            labels: &self.labels,
+            capacity: self.capacity,
+            used,
+        }
+    }
+
+    /// What nobody uses.
+    pub fn free(&self) -> Capacity {
+        less(&self.capacity, &self.used)
+    }
+
+    /// What nobody uses and no reservation keeps.
+    pub fn unkept(&self) -> Capacity {
+        match &self.kept {
+            Some(kept) => less(&self.free(), &Capacity::NOTHING.with(&kept.resources)),
+            None => self.free(),
+        }
+    }
+
+    pub fn take(&mut self, job: JobId, wanted: &Resources) {
+        self.used = self.used.with(wanted);
+        if self.kept.is_some_and(|kept| kept.job == job) {
+            self.kept = None;
+        }
+    }
+
+    /// Use of the scarcest resource with `wanted` added, in millionths.
+    pub(super) fn load_with(&self, wanted: &Resources) -> u64 {
+        let (used, of) = (self.used.with(wanted), &self.capacity);
+        part(used.cpu_millis, of.cpu_millis)
+            .max(part(used.memory_mib, of.memory_mib))
+            .max(part(used.disk_mib, of.disk_mib))
+            .max(part(used.slots, of.slots))
+    }
+
+    /// How much of this worker has to become free until `wanted` fits, in millionths of its scarcest resource.
+    pub(super) fn missing_for(&self, wanted: &Resources) -> u64 {
+        let (free, of) = (self.free(), &self.capacity);
+        part(wanted.cpu_millis.saturating_sub(free.cpu_millis), of.cpu_millis)
+            .max(part(
+                wanted.memory_mib.saturating_sub(free.memory_mib),
+                of.memory_mib,
+            ))
+            .max(part(wanted.disk_mib.saturating_sub(free.disk_mib), of.disk_mib))
+            .max(part(1u32.saturating_sub(free.slots), of.slots))
+    }
+}
+
+/// `of` without `taken`; never below nothing.
+pub const fn less(of: &Capacity, taken: &Capacity) -> Capacity {
+    Capacity {
+        cpu_millis: of.cpu_millis.saturating_sub(taken.cpu_millis),
+        memory_mib: of.memory_mib.saturating_sub(taken.memory_mib),
+        disk_mib: of.disk_mib.saturating_sub(taken.disk_mib),
+        slots: of.slots.saturating_sub(taken.slots),
+    }
+}
+
+fn part(used: u32, of: u32) -> u64 {
+    u64::from(used) * 1_000_000 / u64::from(of.max(1))
+}

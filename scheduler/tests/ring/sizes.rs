@@ -1,0 +1,262 @@
+//! Jobs that fit nowhere, and jobs that are larger than what becomes free at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::ids::{AccountId, JobId};
+use common::job::{Job, JobSpec, Resources, StateName};
+use common::lifecycle::testing::{account, spec};
+use common::store::{
+    Commit, CommitError, Due, Held, Inserted, JobQuery, JobStore, NewJob, Page, StoreError, Stores,
+};
+use common::time::Timestamp;
+
+use crate::ring::{PATIENT, Ring, until};
+use crate::shares::started;
+
+fn sized(resources: Resources) -> JobSpec {
+    JobSpec { resources, ..spec() }
+}
+
+#[tokio::test]
+async fn a_job_that_no_worker_fits_stands_in_nobodys_way() {
+    let ring = Ring::start().await;
+    let huge = sized(Resources {
+        memory_mib: 1 << 20,
+        ..Resources::default()
+    });
+    let mut labelled = spec();
+    labelled.worker_labels.insert("gpu".into(), "yes".into());
+    ring.submit(huge).await;
+    ring.submit(labelled).await;
+    let small = ring.submit(spec()).await;
+    let mut agent = ring.agent("w").await;
+    assert_eq!(agent.hear_assignment().await.job, small);
+}
+
+/// Counts the rows that are read by id, as the dispatcher does it.
+struct Counting {
+    inner: Arc<dyn JobStore>,
+    rows: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl JobStore for Counting {
+    async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError> {
+        self.inner.insert(jobs).await
+    }
+
+    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.inner.get(id).await
+    }
+
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Job>, StoreError> {
+        self.rows.fetch_add(ids.len(), Ordering::SeqCst);
+        self.inner.get_many(ids).await
+    }
+
+    async fn list(&self, query: &JobQuery) -> Result<Page<Job>, StoreError> {
+        self.inner.list(query).await
+    }
+
+    async fn commit(&self, changes: Vec<Commit>) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        self.inner.commit(changes).await
+    }
+
+    async fn queued(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.inner.queued(after, limit).await
+    }
+
+    async fn due(&self, due: Due, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.inner.due(due, now, limit).await
+    }
+
+    async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.inner.held(held, after, limit).await
+    }
+
+    async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError> {
+        self.inner.count_by_state(account).await
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_jobs_that_no_worker_fits_delay_one_that_fits_by_nothing() {
+    let rows = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&rows);
+    let counting = move |stores: Stores| Stores {
+        jobs: Arc::new(Counting {
+            inner: stores.jobs.clone(),
+            rows: counter,
+        }),
+        ..stores
+    };
+    let ring = Ring::with(PATIENT, counting).await;
+    let mut agent = ring.agent("w").await;
+    let mut look_at_ten = async |ring: &Ring| {
+        let (before, begun) = (rows.load(Ordering::SeqCst), ring.clock.mono());
+        for _ in 0..10 {
+            let id = ring.submit_for(&account("one"), spec()).await;
+            let assignment = agent.hear_assignment().await;
+            assert_eq!(assignment.job, id);
+            agent.exit(&assignment, 0).await;
+        }
+        let took = ring.clock.mono().since(begun) / 10;
+        (rows.load(Ordering::SeqCst) - before, took)
+    };
+    let alone = look_at_ten(&ring).await;
+    // As many sizes as jobs, each too large for the agent in one way or another.
+    let crowd = ring
+        .submit_many(&account("crowd"), 100_000, |number| {
+            let number = number as u32;
+            sized(Resources {
+                cpu_millis: 5_000 + number,
+                memory_mib: 64 + number % 60_000,
+                disk_mib: 64 + number * 7 % 90_000,
+            })
+        })
+        .await;
+    let lanes = ring.stores.queue.lanes().await.unwrap().len();
+    let beside = look_at_ten(&ring).await;
+    println!(
+        "a job alone: {:?}, {} rows; beside {} in {lanes} lanes: {:?}, {} rows",
+        alone.1,
+        alone.0,
+        crowd.len(),
+        beside.1,
+        beside.0
+    );
+    assert!(lanes < 1_000, "{lanes} lanes");
+    assert!(beside.0 <= alone.0 + 10, "{} rows, {} alone", beside.0, alone.0);
+    assert!(beside.1 < Duration::from_secs(1), "{:?}", beside.1);
+}
+
+/// A ring with a worker of four CPUs that runs jobs of one CPU, of which there is no end.
+async fn endless_small(reserve_after: Duration) -> (Ring, crate::agent::Agent) {
+    let ring = Ring::with_config(
+        PATIENT,
+        |stores| stores,
+        |config| config.queueing.reserve_after = reserve_after,
+    )
+    .await;
+    ring.submit_many(&account("small"), 5_000, |_| spec()).await;
+    let agent = ring.agent("w").await;
+    (ring, agent)
+}
+
+fn large() -> JobSpec {
+    sized(Resources {
+        cpu_millis: 4_000,
+        ..Resources::default()
+    })
+}
+
+#[tokio::test]
+async fn a_large_job_among_endless_small_ones_starts_when_those_that_run_have_ended() {
+    let (mut ring, mut agent) = endless_small(Duration::from_secs(1)).await;
+    for restarted in [false, true] {
+        let mut running = Vec::new();
+        for _ in 0..4 {
+            running.push(agent.hear_assignment().await);
+        }
+        let id = ring.submit_for(&account("large"), large()).await;
+        if restarted {
+            started(&ring, &mut agent, &running).await;
+            let session = agent.session;
+            ring.restart().await;
+            agent = crate::agent::Agent::connect(&ring, "w").await;
+            let held = running.iter().map(crate::agent::held).collect();
+            agent.greet(session, held).await;
+        }
+        // Small ones take each place that becomes free, until one is kept.
+        let mut past = 0;
+        loop {
+            let done = running.remove(0);
+            agent.exit_keeping(&done, &mut running).await;
+            if running.len() == 4 {
+                past += 1;
+                continue;
+            }
+            match tokio::time::timeout(Duration::from_secs(8), agent.hear_assignment()).await {
+                Ok(next) => {
+                    assert_ne!(next.job, id, "there is no room for it yet");
+                    running.push(next);
+                    past += 1;
+                }
+                Err(_) => break,
+            }
+        }
+        let least = if restarted { 1 } else { 4 };
+        assert!(
+            past >= least,
+            "others went past it while it had not waited too long: {past}"
+        );
+        // Nothing else starts there any more: what runs ends, and then it is its turn.
+        while let Some(done) = running.pop() {
+            assert_eq!(ring.job(id).await.state.name(), StateName::Queued);
+            let mut started = Vec::new();
+            agent.exit_keeping(&done, &mut started).await;
+            assert!(started.iter().all(|one| one.job == id), "{started:?}");
+            if let Some(one) = started.pop() {
+                assert!(running.is_empty());
+                running.push(one);
+                break;
+            }
+        }
+        let started = match running.pop() {
+            Some(started) => started,
+            None => agent.hear_assignment().await,
+        };
+        assert_eq!(started.job, id);
+        agent.exit(&started, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_reservation_it_would_wait_for_ever_and_one_that_is_cancelled_keeps_nothing() {
+    let (ring, mut agent) = endless_small(Duration::from_secs(3_600)).await;
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        running.push(agent.hear_assignment().await);
+    }
+    let id = ring.submit_for(&account("large"), large()).await;
+    for _ in 0..100 {
+        let done = running.remove(0);
+        agent.exit_keeping(&done, &mut running).await;
+        while running.len() < 4 {
+            running.push(agent.hear_assignment().await);
+        }
+    }
+    assert_eq!(ring.job(id).await.state.name(), StateName::Queued);
+
+    let (ring, mut agent) = endless_small(Duration::ZERO).await;
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        running.push(agent.hear_assignment().await);
+    }
+    let id = ring.submit_for(&account("large"), large()).await;
+    // Two end; the second one's place is kept at the latest.
+    for _ in 0..2 {
+        let done = running.remove(0);
+        agent.exit_keeping(&done, &mut running).await;
+    }
+    let cancel = common::lifecycle::JobEvent::CancelAsked(common::job::CancelRequest {
+        by: common::job::CancelledBy::System,
+        why: None,
+        at: ring.clock.now(),
+    });
+    ring.jobs.apply(id, cancel).await.unwrap();
+    while running.len() < 4 {
+        running.push(agent.hear_assignment().await);
+    }
+    until("the queue has forgotten it", || async {
+        let lanes = ring.stores.queue.lanes().await.unwrap();
+        match lanes.iter().any(|(lane, _)| lane.account == account("large")) {
+            false => Ok(()),
+            true => Err(lanes.len()),
+        }
+    })
+    .await;
+}
