@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use common::config::LeaseTimes;
 use common::job::Resources;
+use common::config::AccountLimits;
 use common::secret::Secret;
 use common::store::Quota;
 
@@ -29,6 +30,8 @@ pub struct Config {
     /// The largest worker that may still join. A job that no registered worker could run, but one of this size could,
     /// is taken and waits. None: the fleet is what is registered.
     pub fleet_ceiling: Option<Resources>,
+    /// What accounts may have; the scheduler is told the same.
+    pub accounts: AccountLimits,
     /// Connections at the same time; more wait in the listener's backlog.
     pub connections_max: usize,
     /// From the first byte of a request, or the end of the one before, to the end of its headers.
@@ -104,6 +107,7 @@ impl Config {
             limits: Limits::default(),
             contact: LeaseTimes::REAL.contact,
             fleet_ceiling: None,
+            accounts: AccountLimits::default(),
             connections_max: 4_096,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),

@@ -16,6 +16,9 @@ use http::{HeaderName, HeaderValue, StatusCode};
 /// When a client should try again that met a store which does not answer.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
 
+/// When a client should try again that has reached a limit of its account: jobs come and go in seconds.
+const LIMIT_RETRY: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Clone)]
 pub struct ApiError(Box<Fault>);
 
@@ -197,7 +200,7 @@ impl From<ServiceError> for ApiError {
                 "This Idempotency-Key was used for another request.",
             ),
             ServiceError::LimitReached { code, message } => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+                Self::new(StatusCode::TOO_MANY_REQUESTS, code, message).retry_after(LIMIT_RETRY)
             }
             ServiceError::Conflict { code, message } => Self::new(StatusCode::CONFLICT, code, message),
             ServiceError::Forbidden => Self::forbidden(),

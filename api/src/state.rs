@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use crate::auth::{Passwords, Tokens};
 use crate::config::Config;
 use crate::services::fleet::FleetCache;
+use crate::services::waiting::WaitingRooms;
 
 pub type App = Arc<AppState>;
 
@@ -20,6 +21,7 @@ pub struct AppState {
     pub clock: SharedClock,
     pub jobs: Jobs,
     pub fleet: FleetCache,
+    pub waiting: WaitingRooms,
     pub tokens: Tokens,
     pub passwords: Passwords,
     /// One permit a log follower.
@@ -32,6 +34,7 @@ impl AppState {
         Arc::new(Self {
             jobs: Jobs::new(stores.clone(), clock.clone()),
             fleet: FleetCache::new(stores.clone(), clock.clone()),
+            waiting: WaitingRooms::new(stores.clone(), clock.clone(), config.accounts),
             tokens: Tokens::new(&config),
             passwords: Passwords::new(config.hashes_at_once),
             followers: Arc::new(Semaphore::new(config.followers_max)),

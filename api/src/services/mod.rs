@@ -7,3 +7,4 @@ pub mod follow;
 pub mod identity;
 pub mod logs;
 pub mod submit;
+pub mod waiting;

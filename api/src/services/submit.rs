@@ -30,7 +30,8 @@ pub struct Submitted {
 /// Stores all of `asked`, or none where any breaks a rule. Answers in order.
 ///
 /// # Errors
-/// 422 with every broken rule, or where no registered worker could ever run it; 503 when nothing is known of the write, which the same key makes safe to repeat.
+/// 422 with every broken rule, or where no registered worker could ever run it; 429 past the account's limit of waiting
+/// jobs; 503 when nothing is known of the write, which the same key makes safe to repeat.
 pub async fn submit(
     app: &AppState,
     caller: &Principal,
@@ -92,7 +93,9 @@ pub async fn submit(
             key: keys.as_ref().map(|keys| keys[place].clone()),
         })
         .collect();
+    let let_in = app.waiting.admit(&caller.account, jobs.len()).await?;
     let answers = app.jobs.submit(new).await?;
+    drop(let_in);
     jobs.into_iter()
         .zip(answers)
         .zip(waits)

@@ -17,3 +17,4 @@ mod sign_in;
 mod support;
 mod tokens;
 mod users;
+mod waiting;

@@ -247,6 +247,15 @@ impl World {
         self.stores.hints.send(Topic::Log(attempt));
     }
 
+    /// The key of a new user of an account.
+    pub async fn key_in(&self, account: &str, user: &str) -> String {
+        add_user(&self.stores, user, account, Role::User).await;
+        let clock: SharedClock = self.clock.clone();
+        let user = UserId::new(user).unwrap();
+        let key = api::issue_key(&self.stores, &clock, &user, "test").await;
+        key.unwrap().expose().clone()
+    }
+
     /// Adds a user with that password and signs in.
     pub async fn sign_in(&self, name: &str, password: &str) -> Answer {
         let body = json!({"username": name, "password": password});

@@ -49,6 +49,17 @@ pub trait JobStore: Send + Sync {
 
     /// How many jobs are in each state; of one account, or of all.
     async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError>;
+
+    /// How many jobs of an account are queued or scheduled. To be quick however many have ended.
+    async fn count_waiting(&self, account: &AccountId) -> Result<u64, StoreError> {
+        let counts = self.count_by_state(Some(account)).await?;
+        let waiting = |state: &StateName| matches!(state, StateName::Queued | StateName::Scheduled);
+        Ok(counts
+            .into_iter()
+            .filter(|(state, _)| waiting(state))
+            .map(|(_, count)| count)
+            .sum())
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -43,6 +43,14 @@ impl Seat {
         fit::fits(wanted, self.offer(used))
     }
 
+    /// Whether there is room for a job of this size now. What is kept for another is no room.
+    pub fn holds(&self, job: JobId, wanted: &Resources) -> bool {
+        match &self.kept {
+            Some(kept) if kept.job != job => self.unkept().could_hold(wanted),
+            Some(_) | None => self.free().could_hold(wanted),
+        }
+    }
+
     /// Whether it could run `job` if it had nothing else to do.
     pub fn could_hold(&self, job: &Candidate) -> bool {
         let wanted = Wanted {

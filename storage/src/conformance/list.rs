@@ -6,6 +6,7 @@ use common::ids::{AttemptId, JobId, SessionId};
 use common::job::{CancelledBy, Job, JobSpec, StateName};
 use common::lifecycle::{JobEvent, testing};
 use common::store::JobQuery;
+use common::time::Clock;
 
 use super::Backend;
 use super::kit::{claimed, done, spec, submit, submit_as, turn};
@@ -143,8 +144,16 @@ pub async fn counts_are_by_state_and_account(backend: &mut impl Backend) {
     )
     .await;
     submit_as(backend, "globex", spec()).await;
+    let mut later = spec();
+    later.not_before = Some(backend.clock().now().after(Duration::from_secs(60)));
+    submit(backend, later).await;
     let store = backend.stores().jobs;
     let acme = testing::account("acme");
+    assert_eq!(
+        store.count_waiting(&acme).await.unwrap(),
+        4,
+        "queued and scheduled"
+    );
     for (account, queued) in [(Some(&acme), 3), (None, 4)] {
         let counts = store.count_by_state(account).await.unwrap();
         let of = |state| {

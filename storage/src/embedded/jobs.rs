@@ -185,6 +185,13 @@ impl JobStore for Jobs {
             .read(move |db| query::count_by_state(db, account.as_ref()))
             .await
     }
+
+    async fn count_waiting(&self, account: &AccountId) -> Result<u64, StoreError> {
+        let account = account.clone();
+        self.readers
+            .read(move |db| query::count_waiting(db, &account))
+            .await
+    }
 }
 
 struct NewRow {

@@ -31,6 +31,8 @@ const CANCELLING: &str = "SELECT id, session, 0 FROM jobs WHERE cancelling = 1 A
 const DUE: &str =
     "SELECT doc FROM jobs WHERE state = ?1 AND due <= ?2 AND due IS NOT NULL ORDER BY due LIMIT ?3";
 
+const COUNT: &str = "SELECT count(*) FROM jobs WHERE account = ?1 AND state = ?2";
+
 pub(super) fn get(db: &Connection, id: JobId) -> Result<Option<Job>, StoreError> {
     let doc = db
         .prepare_cached(GET)
@@ -227,6 +229,20 @@ pub(super) fn count_by_state(
     Ok(StateName::ALL.into_iter().map(count).collect())
 }
 
+pub(super) fn count_waiting(db: &Connection, account: &AccountId) -> Result<u64, StoreError> {
+    let mut waiting = 0;
+    for state in [StateName::Scheduled, StateName::Queued] {
+        let count: i64 = db
+            .prepare_cached(COUNT)
+            .and_then(|mut statement| {
+                statement.query_row(params![account.as_str(), number(state)], |row| row.get(0))
+            })
+            .map_err(sql)?;
+        waiting += count.cast_unsigned();
+    }
+    Ok(waiting)
+}
+
 fn both(
     db: &Connection,
     after: Option<JobId>,
@@ -301,6 +317,7 @@ mod tests {
             (LIST_ACCOUNT, "jobs_by_account (account=? AND state=? AND id<?)"),
             (LIST_ACTIVE, "jobs_active (state=? AND id<?)"),
             (LIST_ALL, "sqlite_autoindex_jobs_1 (id<?)"),
+            (COUNT, "COVERING INDEX jobs_by_account (account=? AND state=?)"),
             (ACTIVE, "COVERING INDEX jobs_active (state=? AND id>?)"),
             (CANCELLING, "jobs_cancelling (id>?)"),
             (DUE, "jobs_due (state=? AND due>? AND due<?)"),
