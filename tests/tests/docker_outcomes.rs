@@ -133,6 +133,33 @@ async fn a_job_that_runs_too_long_is_ended_with_everything_that_it_started() -> 
 }
 
 #[tokio::test]
+async fn an_image_that_does_not_come_in_time_is_told_and_its_job_does_not_wait_longer() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client()?;
+    // a registry that takes connections and never says a word
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let image = format!("{}/never:1", silent.local_addr()?);
+    let impatient = SubmitJob {
+        image: Some(image.clone()),
+        limits: LimitsBody {
+            pull_ms: Some(300),
+            ..LimitsBody::default()
+        },
+        retry: RetryBody {
+            backoff_ms: Some(10),
+            ..RetryBody::default()
+        },
+        ..shell("true")
+    };
+    let (job, told) = outcome(&client, &impatient).await?;
+    assert_eq!(told.kind, "image_unavailable", "{}", brief(&job));
+    let why = told.message.unwrap_or_default();
+    assert!(why.contains(&image) && why.contains("300 ms"), "{why}");
+    assert_eq!((job.attempts_total, job.infra_retries), (4, 3), "{}", brief(&job));
+    cluster.stop().await
+}
+
+#[tokio::test]
 async fn a_cancel_ends_what_waits_at_once_and_what_runs_when_its_agent_has_confirmed() -> Result<()> {
     let cluster = Cluster::with(Settings {
         slots: 1,

@@ -26,7 +26,7 @@ async fn a_job_is_answered_whole_with_its_defaults() {
     );
     assert_eq!(
         job["spec"]["limits"],
-        json!({"queue_ms": 5000, "run_ms": 3_600_000, "grace_ms": 10_000})
+        json!({"queue_ms": 5000, "pull_ms": 1_800_000, "run_ms": 3_600_000, "grace_ms": 10_000})
     );
     let id = job["id"].as_str().unwrap();
     let seen = world

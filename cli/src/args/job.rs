@@ -53,6 +53,9 @@ pub struct JobArgs {
     /// Longest wait in the queue [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub queue_timeout: Option<Duration>,
+    /// Longest wait of one attempt for its image [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub pull_timeout: Option<Duration>,
     /// From the stop signal to the kill [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub grace: Option<Duration>,
@@ -138,7 +141,7 @@ pub struct SubmitArgs {
     pub job: JobArgs,
     /// Reads one specification, or a list of them, from this file; `-` is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "image", "name", "file", "input", "env", "workdir",
-        "entrypoint", "shell", "cpu", "memory", "disk", "timeout", "queue_timeout", "grace", "retries", "artifact",
+        "entrypoint", "shell", "cpu", "memory", "disk", "timeout", "queue_timeout", "pull_timeout", "grace", "retries", "artifact",
         "label", "pool", "worker_label", "priority"])]
     pub spec: Option<PathBuf>,
     /// Submitting the same again under this key returns the job stored first
@@ -177,6 +180,7 @@ impl JobArgs {
         };
         job.limits = LimitsBody {
             queue_ms: millis(self.queue_timeout),
+            pull_ms: millis(self.pull_timeout),
             run_ms: millis(self.timeout),
             grace_ms: millis(self.grace),
         };

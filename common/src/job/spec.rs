@@ -103,6 +103,9 @@ pub struct Limits {
     /// Longest wait in the queue, each time anew after a retry; none: for ever.
     #[serde(default, with = "millis_option", rename = "queue_ms")]
     pub queue: Option<Duration>,
+    /// Longest wait of one attempt for its image, the pull and waiting for another job's pull of it included.
+    #[serde(default = "pull_default", with = "millis", rename = "pull_ms")]
+    pub pull: Duration,
     /// Longest run of one attempt, from the start of its process.
     #[serde(with = "millis", rename = "run_ms")]
     pub run: Duration,
@@ -115,10 +118,16 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             queue: None,
+            pull: pull_default(),
             run: Duration::from_secs(3_600),
             grace: Duration::from_secs(10),
         }
     }
+}
+
+/// 20 GiB at 12 MiB/s.
+const fn pull_default() -> Duration {
+    Duration::from_secs(1_800)
 }
 
 /// Order within an account's own jobs: higher first. Never across accounts.

@@ -29,6 +29,7 @@ const MEMORY_MIB: std::ops::RangeInclusive<u32> = 16..=16_777_216;
 const DISK_MIB: std::ops::RangeInclusive<u32> = 8..=16_777_216;
 const RUN_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 const QUEUE_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+const PULL_MAX: Duration = Duration::from_secs(24 * 3_600);
 const GRACE_MAX: Duration = Duration::from_secs(600);
 const BACKOFF_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// A prefix of labels that is ours alone.
@@ -258,6 +259,12 @@ fn sizes(spec: &JobSpec, errors: &mut Errors) {
             Duration::from_millis(1),
             QUEUE_MAX,
         ),
+        (
+            "limits.pull_ms",
+            Some(limits.pull),
+            Duration::from_millis(1),
+            PULL_MAX,
+        ),
         ("limits.grace_ms", Some(limits.grace), Duration::ZERO, GRACE_MAX),
         (
             "retry.backoff_ms",
@@ -347,6 +354,67 @@ mod tests {
     #[test]
     fn a_plain_job_breaks_no_rule() {
         assert_eq!(codes(|_| {}), vec![]);
+    }
+
+    #[test]
+    fn every_limit_of_time_has_a_default_a_least_and_a_most() {
+        type Set = fn(&mut JobSpec, Duration);
+        let (ms, days) = (Duration::from_millis, |days| {
+            Duration::from_secs(days * 24 * 3_600)
+        });
+        let default = spec().limits;
+        assert_eq!(default.queue, None, "a job waits for as long as it takes");
+        let table: [(&str, Set, Duration, Duration, Duration); 4] = [
+            (
+                "limits.queue_ms",
+                |spec, value| spec.limits.queue = Some(value),
+                days(7),
+                ms(1),
+                days(365),
+            ),
+            (
+                "limits.pull_ms",
+                |spec, value| spec.limits.pull = value,
+                default.pull,
+                ms(1),
+                days(1),
+            ),
+            (
+                "limits.run_ms",
+                |spec, value| spec.limits.run = value,
+                default.run,
+                ms(1),
+                days(30),
+            ),
+            (
+                "limits.grace_ms",
+                |spec, value| spec.limits.grace = value,
+                default.grace,
+                ms(0),
+                ms(600_000),
+            ),
+        ];
+        for (field, set, plain, least, most) in table {
+            for good in [plain, least, most] {
+                assert_eq!(codes(|spec| set(spec, good)), vec![], "{field} {good:?}");
+            }
+            let below = least.checked_sub(ms(1));
+            for bad in below.into_iter().chain([most + ms(1), Duration::MAX]) {
+                assert_eq!(
+                    codes(|spec| set(spec, bad)),
+                    vec![(field.to_owned(), "out_of_range")],
+                    "{bad:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_stored_before_it_had_a_limit_of_pulls_has_the_default() {
+        let mut text = serde_json::to_value(spec()).unwrap();
+        text["limits"].as_object_mut().unwrap().remove("pull_ms").unwrap();
+        let read: JobSpec = serde_json::from_value(text).unwrap();
+        assert_eq!(read, spec());
     }
 
     #[test]

@@ -111,6 +111,10 @@ pub struct LimitsBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 31536000000u64)]
     pub queue_ms: Option<u64>,
+    /// Longest wait of one attempt for its image. Default half an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86400000u64)]
+    pub pull_ms: Option<u64>,
     /// Longest run of one attempt. Default one hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 2592000000u64)]
@@ -193,6 +197,7 @@ impl SubmitJob {
             },
             limits: Limits {
                 queue: self.limits.queue_ms.map(Duration::from_millis),
+                pull: self.limits.pull_ms.map_or(limits.pull, Duration::from_millis),
                 run: self.limits.run_ms.map_or(limits.run, Duration::from_millis),
                 grace: self.limits.grace_ms.map_or(limits.grace, Duration::from_millis),
             },
@@ -243,6 +248,7 @@ impl From<&JobSpec> for SubmitJob {
             },
             limits: LimitsBody {
                 queue_ms: spec.limits.queue.map(millis),
+                pull_ms: Some(millis(spec.limits.pull)),
                 run_ms: Some(millis(spec.limits.run)),
                 grace_ms: Some(millis(spec.limits.grace)),
             },

@@ -17,8 +17,6 @@ use super::engine::{Engine, is_not_found, words};
 use super::policy::{Policy, PullPolicy};
 use crate::executor::StartFailure;
 
-/// The whole pull; 20 GiB at 12 MiB/s.
-const PULL_MAX: Duration = Duration::from_secs(1_800);
 /// No word of progress for this long: the registry is gone.
 const PULL_SILENCE_MAX: Duration = Duration::from_secs(120);
 /// Image names remembered; one that fell out is looked up again.
@@ -169,11 +167,32 @@ impl Images {
         }
     }
 
-    /// The image's rules, and how long a pull took where one was needed.
+    /// The image's rules, and how long a pull took where one was needed. Waits `within` at the most, another job's pull
+    /// of the same image included; a pull that nobody waits for any more is given up.
     ///
     /// # Errors
     /// [`StartFailure::ImageUnavailable`] with the engine's words; `Infra` when the engine does not answer.
-    pub async fn get(&self, name: &str, policy: &Policy) -> Result<(ImageRules, Option<u64>), StartFailure> {
+    pub async fn get(
+        &self,
+        name: &str,
+        policy: &Policy,
+        within: Duration,
+    ) -> Result<(ImageRules, Option<u64>), StartFailure> {
+        tokio::time::timeout(within, self.had_or_pulled(name, policy))
+            .await
+            .unwrap_or_else(|_| {
+                Err(unavailable(format!(
+                    "{name} was not here within {} ms, the job's limit for its image",
+                    within.as_millis()
+                )))
+            })
+    }
+
+    async fn had_or_pulled(
+        &self,
+        name: &str,
+        policy: &Policy,
+    ) -> Result<(ImageRules, Option<u64>), StartFailure> {
         if let Some(rules) = self.remembered(name) {
             return Ok((rules, None));
         }
@@ -263,38 +282,28 @@ impl Images {
         };
         let client = self.engine.client().map_err(|error| unavailable(words(&error)))?;
         let mut progress = Box::pin(client.create_image(Some(options), None, None));
-        let everything = async {
-            loop {
-                let step = tokio::time::timeout(PULL_SILENCE_MAX, progress.next())
-                    .await
-                    .map_err(|_| {
-                        unavailable(format!(
-                            "the pull of {name} stood still for {} s",
-                            PULL_SILENCE_MAX.as_secs()
-                        ))
-                    })?;
-                match step {
-                    None => return Ok(()),
-                    Some(Err(error)) => {
-                        return Err(unavailable(format!("{name} cannot be pulled: {}", words(&error))));
+        loop {
+            let step = tokio::time::timeout(PULL_SILENCE_MAX, progress.next())
+                .await
+                .map_err(|_| {
+                    unavailable(format!(
+                        "the pull of {name} stood still for {} s",
+                        PULL_SILENCE_MAX.as_secs()
+                    ))
+                })?;
+            match step {
+                None => return Ok(()),
+                Some(Err(error)) => {
+                    return Err(unavailable(format!("{name} cannot be pulled: {}", words(&error))));
+                }
+                Some(Ok(step)) => {
+                    if let Some(problem) = step.error_detail.and_then(|detail| detail.message) {
+                        return Err(unavailable(format!("{name} cannot be pulled: {problem}")));
                     }
-                    Some(Ok(step)) => {
-                        if let Some(problem) = step.error_detail.and_then(|detail| detail.message) {
-                            return Err(unavailable(format!("{name} cannot be pulled: {problem}")));
-                        }
-                        tracing::debug!(image = name, status = step.status, "pulling");
-                    }
+                    tracing::debug!(image = name, status = step.status, "pulling");
                 }
             }
-        };
-        tokio::time::timeout(PULL_MAX, everything)
-            .await
-            .unwrap_or_else(|_| {
-                Err(unavailable(format!(
-                    "the pull of {name} took longer than {} s",
-                    PULL_MAX.as_secs()
-                )))
-            })
+        }
     }
 }
 

@@ -290,7 +290,10 @@ impl Executor for DockerExecutor {
         if let Some(message) = self.shared.policy.refusal(&request.assignment) {
             return Err(StartFailure::Rejected { message });
         }
-        let (rules, pull_ms) = self.images.get(&spec.image, &self.shared.policy).await?;
+        let images = &self.images;
+        let (rules, pull_ms) = images
+            .get(&spec.image, &self.shared.policy, spec.limits.pull)
+            .await?;
         if let Some(message) = volume_problem(&rules.volumes) {
             return Err(StartFailure::Rejected { message });
         }
