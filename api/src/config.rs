@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use common::config::AccountLimits;
 use common::config::LeaseTimes;
 use common::job::Resources;
-use common::config::AccountLimits;
 use common::secret::Secret;
 use common::store::Quota;
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -39,10 +40,10 @@ macro_rules! made_id {
         impl $name {
             pub const PREFIX: &'static str = $prefix;
 
-            /// A new id whose order follows the time it was made at (ms), the rest being random.
+            /// A new id whose order follows the time it was made at; those of one process and one millisecond follow
+            /// each other as well.
             pub fn generate(now: Timestamp) -> Self {
-                let time = (now.as_millis().max(0) as u128) << 80;
-                Self(time | (rand::random::<u128>() >> 48))
+                Self(in_order(now))
             }
 
             /// A new id that tells nothing and cannot be guessed.
@@ -94,6 +95,23 @@ macro_rules! made_id {
             }
         }
     };
+}
+
+/// Milliseconds, then 80 random bits; within a millisecond each is a random step above the one before, so that what was
+/// submitted first is first also where a store takes several submissions a millisecond.
+fn in_order(now: Timestamp) -> u128 {
+    const RANDOM_BITS: u32 = 80;
+    static LAST: Mutex<u128> = Mutex::new(0);
+    let time = (now.as_millis().max(0) as u128) << RANDOM_BITS;
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let next = last.saturating_add(1 + u128::from(rand::random::<u32>()));
+    // A step out of the millisecond would need more ids within it than there can be.
+    *last = if next >> RANDOM_BITS == time >> RANDOM_BITS {
+        next
+    } else {
+        time | (rand::random::<u128>() >> (u128::BITS - RANDOM_BITS))
+    };
+    *last
 }
 
 macro_rules! given_name {
@@ -267,6 +285,9 @@ mod tests {
 
     #[test]
     fn later_ids_sort_later() {
+        let now = Timestamp::from_millis(500);
+        let same: Vec<JobId> = (0..1_000).map(|_| JobId::generate(now)).collect();
+        assert!(same.is_sorted_by(|a, b| a < b), "those of one millisecond");
         let early = JobId::generate(Timestamp::from_millis(1_000));
         let late = JobId::generate(Timestamp::from_millis(2_000));
         assert!(early < late);

@@ -199,6 +199,8 @@ impl Scene {
         if self.simulated.is_none() {
             let runs_for = Duration::from_millis(300);
             self.simulated = Some(Simulated::start(&self.cluster, self.door.address(), 8, runs_for)?);
+            // a job that no registered worker could run is refused
+            self.client.worker_ready(sim::POOL).await?;
         }
         for number in 1..=count {
             let key = format!("{prefix}-{number}");

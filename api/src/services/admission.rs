@@ -100,7 +100,7 @@ fn look(app: &AppState, fleet: &Fleet, jobs: &[Job]) -> Judged {
 }
 
 /// Whether a job of this very request is stored already.
-async fn taken_before(
+pub async fn taken_before(
     app: &AppState,
     caller: &Principal,
     keys: &[(IdempotencyKey, Fingerprint)],

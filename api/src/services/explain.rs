@@ -53,15 +53,21 @@ async fn place(app: &AppState, entry: &QueueEntry) -> Result<Option<Place>, Stor
         of: before + 1,
         ..Place::default()
     };
+    // past its limit of classes an account's jobs wait in mixed ones
+    let mixed = entry.lane.class.mixed();
+    let (mut own, mut shared) = (None, None);
     for (lane, length) in app.stores.queue.lanes().await? {
         place.all += length;
         if lane.account == entry.lane.account {
             place.account += length;
-        }
-        if lane == entry.lane {
-            place.of = length.max(before + 1);
+            if lane.class == entry.lane.class {
+                own = Some(length);
+            } else if lane.class == mixed {
+                shared = Some(length);
+            }
         }
     }
+    place.of = own.or(shared).unwrap_or(0).max(before + 1);
     Ok(Some(place))
 }
 

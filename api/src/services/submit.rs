@@ -93,7 +93,11 @@ pub async fn submit(
             key: keys.as_ref().map(|keys| keys[place].clone()),
         })
         .collect();
-    let let_in = app.waiting.admit(&caller.account, jobs.len()).await?;
+    let let_in = match app.waiting.admit(&caller.account, jobs.len()).await {
+        // Sent again: it was let in then, and has to find its job.
+        Err(ServiceError::LimitReached { .. }) if taken_before(app, caller, keys.as_deref()).await? => None,
+        answer => Some(answer?),
+    };
     let answers = app.jobs.submit(new).await?;
     drop(let_in);
     jobs.into_iter()
@@ -115,6 +119,17 @@ pub async fn submit(
             Inserted::KeyReused => Err(ServiceError::KeyReused.into()),
         })
         .collect()
+}
+
+async fn taken_before(
+    app: &AppState,
+    caller: &Principal,
+    keys: Option<&[(IdempotencyKey, Fingerprint)]>,
+) -> Result<bool, ApiError> {
+    match keys {
+        Some(keys) => admission::taken_before(app, caller, keys).await,
+        None => Ok(false),
+    }
 }
 
 /// One key a job: a bulk of which only a part was stored is completed by the same request sent again.

@@ -124,11 +124,26 @@ async fn an_accounts_own_limit_stands_before_the_default_but_below_the_ceiling()
 #[tokio::test]
 async fn submissions_at_the_same_time_do_not_pass_the_limit_together() {
     let world = five().await;
-    let all = (0..20).map(|_| world.post(&world.keys.user, ONE, &job()));
+    let body = job();
+    let all = (0..20).map(|_| world.post(&world.keys.user, ONE, &body));
     let answers: Vec<_> = futures_util::future::join_all(all).await;
     let taken = answers
         .iter()
         .filter(|answer| answer.status.as_u16() == 201)
         .count();
     assert_eq!((taken, waiting(&world).await), (5, 5));
+}
+
+#[tokio::test]
+async fn a_submission_that_is_sent_again_at_the_limit_finds_its_job() {
+    let world = five().await;
+    let key = &world.keys.user;
+    let send = || {
+        let request = world.request(reqwest::Method::POST, key, ONE);
+        world.send(request.header("idempotency-key", "mine").json(&job()))
+    };
+    let first = send().await.expect(201).json();
+    world.post(key, BULK, &bulk(4)).await.expect(201);
+    assert_eq!(send().await.expect(201).json()["id"], first["id"]);
+    assert_eq!(waiting(&world).await, 5);
 }

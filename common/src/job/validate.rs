@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn every_limit_of_time_has_a_default_a_least_and_a_most() {
         type Set = fn(&mut JobSpec, Duration);
-        let (ms, days) = (Duration::from_millis, |days| {
+        let (ms, days) = (Duration::from_millis, |days: u64| {
             Duration::from_secs(days * 24 * 3_600)
         });
         let default = spec().limits;

@@ -290,7 +290,7 @@ impl Board {
     pub fn learn(&mut self, account: usize, lane: usize, job: &Candidate) {
         let class = &mut self.classes[self.accounts[account].lanes[lane].class];
         if class.labels.is_none() && !class.mixed {
-            class.labels = Some(Arc::new(job.labels().clone()));
+            class.labels = Some(Arc::new(job.wanted().labels.clone()));
         }
     }
 

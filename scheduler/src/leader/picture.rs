@@ -169,7 +169,10 @@ impl Picture {
 
     fn hold(&mut self, job: JobId, holding: Holding) {
         self.let_go(job);
-        let used = self.used.entry(holding.worker.clone()).or_insert(Capacity::NOTHING);
+        let used = self
+            .used
+            .entry(holding.worker.clone())
+            .or_insert(Capacity::NOTHING);
         *used = used.with(&holding.resources);
         *self.running.entry(holding.account.clone()).or_insert(0) += 1;
         self.held.insert(job, holding);

@@ -389,7 +389,7 @@ fn settle_noting(
     };
     let mut left = waits(world);
     world.settle();
-    for of in world.starts[begun..].to_vec() {
+    for of in world.starts[begun..].iter().cloned() {
         let who = usize::from(of == accounts[1]);
         left[who] -= 1;
         // waiting still, or served by this very place
@@ -401,7 +401,8 @@ fn settle_noting(
 
 #[test]
 fn a_hundred_thousand_jobs_that_no_worker_fits_cost_a_round_nothing() {
-    let crowds: [(&str, fn(u32) -> JobSpec); 4] = [
+    type Of = fn(u32) -> JobSpec;
+    let crowds: [(&str, Of); 4] = [
         ("of one size", |_| sized(64_000, 64, 64)),
         ("of as many sizes", |number| {
             sized(17_000 + number, 64 + number % 50_000, 64 + number * 7 % 90_000)

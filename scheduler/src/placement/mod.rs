@@ -17,9 +17,10 @@
 mod reserve;
 mod seat;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use common::fit::Wanted;
 use common::ids::{AccountId, JobId, PoolName};
 use common::job::{JobSpec, Resources};
 
@@ -48,9 +49,9 @@ impl Candidate {
         &self.spec.pool
     }
 
-    /// Labels that a worker must carry.
-    pub fn labels(&self) -> &BTreeMap<String, String> {
-        &self.spec.worker_labels
+    /// What it asks of its worker.
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted::of(&self.spec)
     }
 }
 

@@ -89,9 +89,7 @@ impl Reservations {
         }
         let best = seats
             .iter_mut()
-            .filter(|seat| {
-seat.kept.is_none() && seat.could_hold(job)
-            })
+            .filter(|seat| seat.kept.is_none() && seat.could_hold(job))
             .min_by(|a, b| (a.missing_for(&wanted), &a.worker).cmp(&(b.missing_for(&wanted), &b.worker)));
         let Some(seat) = best else { return false };
         seat.kept = Some(Kept {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::fit::{self, Offer, Wanted};
+use common::fit::{self, Offer};
 use common::ids::{JobId, PoolName, WorkerId};
 use common::job::Resources;
 use common::worker::Capacity;
@@ -35,12 +35,7 @@ impl Seat {
             Some(kept) if kept.job != job.job => self.used.with(&kept.resources),
             Some(_) | None => self.used,
         };
-        let wanted = Wanted {
-            resources: job.resources(),
-            pool: job.pool(),
-            labels: job.labels(),
-        };
-        fit::fits(wanted, self.offer(used))
+        fit::fits(job.wanted(), self.offer(used))
     }
 
     /// Whether there is room for a job of this size now. What is kept for another is no room.
@@ -53,12 +48,7 @@ impl Seat {
 
     /// Whether it could run `job` if it had nothing else to do.
     pub fn could_hold(&self, job: &Candidate) -> bool {
-        let wanted = Wanted {
-            resources: job.resources(),
-            pool: job.pool(),
-            labels: job.labels(),
-        };
-        fit::fits(wanted, self.offer(Capacity::NOTHING))
+        fit::fits(job.wanted(), self.offer(Capacity::NOTHING))
     }
 
     fn offer(&self, used: Capacity) -> Offer<'_> {

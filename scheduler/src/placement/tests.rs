@@ -368,7 +368,7 @@ proptest! {
         for placement in placed {
             let (job, seat) = (find(placement.job), &seats[placement.seat]);
             prop_assert_eq!(job.pool(), &seat.pool);
-            prop_assert!(job.labels().iter().all(|(name, value)| seat.labels.get(name) == Some(value)));
+            prop_assert!(job.wanted().labels.iter().all(|(name, value)| seat.labels.get(name) == Some(value)));
             used[placement.seat].0 += 1;
             used[placement.seat].1 += u64::from(job.resources().memory_mib);
         }

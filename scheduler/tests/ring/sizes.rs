@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use common::ids::{AccountId, JobId};
+use common::ids::{AccountId, JobId, UserId};
 use common::job::{Job, JobSpec, Resources, StateName};
 use common::lifecycle::testing::{account, spec};
 use common::store::{
-    Commit, CommitError, Due, Held, Inserted, JobQuery, JobStore, NewJob, Page, StoreError, Stores,
+    Commit, CommitError, Due, Fingerprint, Held, IdempotencyKey, Inserted, JobQuery, JobStore, NewJob, Page,
+    StoreError, Stores,
 };
 use common::time::Timestamp;
 
@@ -46,6 +47,15 @@ struct Counting {
 impl JobStore for Counting {
     async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError> {
         self.inner.insert(jobs).await
+    }
+
+    async fn stored_under(
+        &self,
+        account: &AccountId,
+        submitter: &UserId,
+        keys: &[IdempotencyKey],
+    ) -> Result<Vec<Fingerprint>, StoreError> {
+        self.inner.stored_under(account, submitter, keys).await
     }
 
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {

@@ -40,7 +40,9 @@ fn change() -> impl Strategy<Value = Change> {
 
 /// All that a queue tells.
 async fn told(queue: &dyn JobQueue) -> Result<impl PartialEq + std::fmt::Debug + use<>, StoreError> {
-    let lanes = queue.lanes().await?;
+    let mut lanes = queue.lanes().await?;
+    // they come in any order
+    lanes.sort();
     let wanted: Vec<_> = lanes.iter().map(|(lane, _)| (lane.clone(), 0, 100)).collect();
     let heads = queue.heads_of(&wanted).await?;
     let (mut places, mut rest) = (Vec::new(), Vec::new());
