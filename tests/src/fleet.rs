@@ -2,7 +2,7 @@
 //! real MongoDB-protocol server and a real Redis of this test's own.
 //!
 //! Each program keeps its address through kills and starts, as behind a load balancer. Agents come in through a
-//! [`Door`], which the test leads to a scheduler that lives. Nothing outlives the test.
+//! [`Door`](crate::door::Door), which the test leads to a scheduler that lives. Nothing outlives the test.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
