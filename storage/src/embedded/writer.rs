@@ -63,7 +63,7 @@ enum Message<S> {
 
 #[derive(Debug, thiserror::Error)]
 #[error("the store is closed")]
-struct Closed;
+pub(super) struct Closed;
 
 impl<S: State> Lane<S> {
     /// The folder stays locked as long as the thread lives.
