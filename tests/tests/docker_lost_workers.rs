@@ -142,6 +142,47 @@ async fn an_agent_that_stood_still_for_less_than_its_lease_loses_nothing() -> Re
 }
 
 #[tokio::test]
+async fn results_of_jobs_that_end_while_the_control_plane_is_away_are_delivered_when_it_is_back() -> Result<()>
+{
+    let mut scene = Scene::open().await?;
+    scene.start_agent("a", 3).await?;
+    scene.start_agent("b", 3).await?;
+    for round in 0..2 {
+        scene.submit_simulated_as(&format!("round-{round}"), 20).await?;
+        let keys = scene.submit_some(&format!("ends-alone-{round}"), 6, 12).await?;
+        scene.begun(&keys).await?;
+        let killed_at = Recorder::now();
+        scene.kill_control_plane()?;
+        scene.no_process_of(&keys).await?;
+        let runs = scene.recorder.history().runs();
+        let alone = runs.iter().filter(|run| run.ended > Some(killed_at)).count();
+        assert!(alone > 0, "none ended while nobody listened");
+        println!("{alone} jobs ended while the control plane was away");
+        scene.start_control_plane().await?;
+        scene.nobody_is_orphaned().await?;
+        scene
+            .until("their results", |_, jobs| {
+                let of_these = |job: &&JobView| job.name.as_ref().is_some_and(|name| keys.contains(name));
+                let left = jobs
+                    .iter()
+                    .filter(of_these)
+                    .filter(|job| job.state != StateName::Succeeded);
+                match left.count() {
+                    0 => Ok(()),
+                    count => Err(format!("{count} are not there")),
+                }
+            })
+            .await?;
+        each_ran_once(&scene.recorder.history(), &keys);
+    }
+    scene.heal().await?;
+    scene.settle().await?;
+    scene.check(&ALWAYS)?;
+    scene.check(&[STUCK, I6 { seen: 0 }])?;
+    scene.close().await
+}
+
+#[tokio::test]
 async fn a_cancel_of_a_job_whose_agent_is_away_is_carried_out_when_it_is_back() -> Result<()> {
     let mut scene = Scene::open().await?;
     scene.start_agent("a", 4).await?;

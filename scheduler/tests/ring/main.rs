@@ -16,3 +16,4 @@ mod ring;
 mod sessions;
 mod shares;
 mod sizes;
+mod stalls;

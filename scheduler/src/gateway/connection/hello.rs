@@ -15,7 +15,7 @@ use common::worker::{Condition, Load, Session, Worker, WorkerDescription};
 
 use super::known::{Attempts, Known, Standing};
 use super::socket::{Inbound, Socket};
-use super::{End, Gateway, SUPERSEDED, plausible};
+use super::{End, Gateway, SUPERSEDED, overdue, patience, plausible};
 use crate::gateway::registry::Place;
 use crate::gateway::reports::Report;
 
@@ -47,6 +47,18 @@ pub async fn open(gateway: &Arc<Gateway>, worker: &WorkerId, socket: &mut Socket
     let hello = tokio::time::timeout(deadline, expect_hello(socket))
         .await
         .map_err(|_| End::Close(CloseCode::TooSlow, "no hello in time"))??;
+    let patience = patience(&gateway.config.times);
+    tokio::time::timeout(patience, admit(gateway, worker, hello, socket))
+        .await
+        .map_err(|_| overdue(worker, patience))?
+}
+
+async fn admit(
+    gateway: &Gateway,
+    worker: &WorkerId,
+    hello: Hello,
+    socket: &mut Socket,
+) -> Result<Opened, End> {
     let stores = &gateway.stores;
     // Read before the session: whoever stores another one meanwhile is newer.
     let before = stores.workers.get(worker).await?;

@@ -132,7 +132,7 @@ impl Connection {
         self.ask_started(job, attempt, Duration::ZERO);
     }
 
-    fn ask_started(&self, job: JobId, attempt: AttemptId, after: Duration) {
+    fn ask_started(&mut self, job: JobId, attempt: AttemptId, after: Duration) {
         let event = JobEvent::Started { attempt };
         // Asked at the call where nothing is waited for, so that a result right behind it is decided after it.
         let now = after.is_zero().then(|| {

@@ -3,6 +3,9 @@
 //! What takes long (writes, look-ups for a report) runs beside the loop and comes back as an event; at most one append
 //! and one renewal are under way, and a bounded number of reports. While any bound is reached the socket is not read:
 //! the agent spools, and nothing here grows. A result is handled only after every chunk received before it is stored.
+//!
+//! What a message needs of the stores at once is waited for in the loop: what is under way goes on meanwhile, a newer
+//! connection ends it, and so does a store that does not answer within the time that the agent waits for a sign.
 
 mod assign;
 mod beat;
@@ -13,6 +16,7 @@ mod logs;
 mod plausible;
 mod results;
 mod socket;
+mod under_way;
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -20,21 +24,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::WebSocket;
+use common::config::LeaseTimes;
 use common::ids::{AttemptId, JobId, SessionId, WorkerId};
 use common::job::{Job, StateName};
 use common::protocol::CloseCode;
 use common::store::StoreError;
 use common::time::Mono;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 
 use self::beat::{Beaten, Heartbeat};
 use self::hello::Opened;
 use self::known::Attempts;
 use self::logs::ChunkQueue;
 use self::results::{Results, Settled};
-use self::socket::Socket;
+use self::socket::{Inbound, Socket};
+use self::under_way::UnderWay;
 use super::Gateway;
 use super::registry::Place;
 use super::reports::Answer;
@@ -57,11 +61,14 @@ pub enum End {
 
 const SUPERSEDED: End = End::Close(CloseCode::Superseded, "a newer connection speaks for this worker");
 
+/// As the agent is told.
+const STORE_AWAY: End = End::Close(CloseCode::GoingAway, "the store does not answer");
+
 impl From<StoreError> for End {
     /// The agent comes back, perhaps to another replica, and says everything again.
     fn from(error: StoreError) -> Self {
         tracing::warn!(%error, "a connection ends because the store does not answer");
-        Self::Close(CloseCode::GoingAway, "the store does not answer")
+        STORE_AWAY
     }
 }
 
@@ -74,6 +81,14 @@ enum Done {
     Settled(Box<Settled>),
 }
 
+/// What the loop does next.
+enum Event {
+    Heard(Inbound),
+    Done(Done),
+    Found(Job),
+    Tick,
+}
+
 struct Connection {
     gateway: Arc<Gateway>,
     worker: WorkerId,
@@ -81,7 +96,8 @@ struct Connection {
     conn: u64,
     socket: Socket,
     attempts: Attempts,
-    under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// On its way to what is under way.
+    begun: Vec<BoxFuture<'static, Done>>,
     chunks: ChunkQueue,
     results: Results,
     starts_under_way: usize,
@@ -123,7 +139,7 @@ pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, socket: WebSocket) {
                 conn: session.conn,
                 socket,
                 attempts,
-                under_way: FuturesUnordered::new(),
+                begun: Vec::new(),
                 chunks: ChunkQueue::default(),
                 results: Results::default(),
                 starts_under_way: 0,
@@ -161,30 +177,53 @@ impl Connection {
     }
 
     async fn events(&mut self, place: &mut Place, rows: Vec<Job>) -> Result<Infallible, End> {
+        let mut under_way = UnderWay::new();
         for row in rows {
-            self.deliver(row).await?;
+            self.step(&mut under_way, place, Event::Found(row)).await?;
         }
         let mut tick = tokio::time::interval(self.period());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if !self.socket.flush().await {
+            under_way.begin(self.begun.drain(..));
+            if !under_way.beside(self.socket.flush()).await {
                 return Err(End::Gone);
             }
             let reads = self.reads();
-            tokio::select! {
+            let event = tokio::select! {
                 inbound = self.socket.next(), if reads => {
                     // Both may have come: what an older connection says is not heard any more.
                     if place.superseded.is_cancelled() {
                         return Err(SUPERSEDED);
                     }
-                    self.inbound(inbound).await?;
+                    Event::Heard(inbound)
                 }
-                Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.done(done)?,
-                Some(job) = place.found.recv() => self.deliver(job).await?,
+                done = under_way.next() => Event::Done(done),
+                Some(job) = place.found.recv() => Event::Found(job),
                 () = place.superseded.cancelled() => return Err(SUPERSEDED),
-                _ = tick.tick() => self.tick()?,
-            }
+                _ = tick.tick() => Event::Tick,
+            };
+            self.step(&mut under_way, place, event).await?;
         }
+    }
+
+    /// Does what an event asks for, and ends the connection where that takes longer than its agent waits for a sign:
+    /// by then the agent tries another one, perhaps to another replica.
+    async fn step(&mut self, under_way: &mut UnderWay<Done>, place: &Place, event: Event) -> Result<(), End> {
+        let patience = patience(&self.gateway.config.times);
+        let doing = async {
+            match event {
+                Event::Heard(inbound) => self.inbound(inbound).await,
+                Event::Done(done) => self.done(done),
+                Event::Found(job) => self.deliver(job).await,
+                Event::Tick => self.tick(),
+            }
+        };
+        let done = tokio::select! {
+            biased;
+            done = under_way.beside(tokio::time::timeout(patience, doing)) => done,
+            () = place.superseded.cancelled() => return Err(SUPERSEDED),
+        };
+        done.unwrap_or_else(|_| Err(overdue(&self.worker, patience)))
     }
 
     fn done(&mut self, done: Done) -> Result<(), End> {
@@ -212,7 +251,7 @@ impl Connection {
         // A peer that we do not read cannot be blamed for its silence.
         if !self.reads() {
             self.heard = now;
-        } else if now.since(self.heard) >= times.ping + times.pong_deadline {
+        } else if now.since(self.heard) >= patience(times) {
             return Err(End::Close(CloseCode::TooSlow, "nothing was heard in time"));
         }
         if now.since(self.pinged) >= times.ping {
@@ -235,7 +274,17 @@ impl Connection {
             .max(Duration::from_millis(10))
     }
 
-    fn begin(&self, future: impl Future<Output = Done> + Send + 'static) {
-        self.under_way.push(Box::pin(future));
+    fn begin(&mut self, future: impl Future<Output = Done> + Send + 'static) {
+        self.begun.push(Box::pin(future));
     }
+}
+
+fn overdue(worker: &WorkerId, patience: Duration) -> End {
+    tracing::warn!(%worker, ?patience, "a connection ends because the store has not answered in time");
+    STORE_AWAY
+}
+
+/// How long an agent waits for a sign before it takes a connection for dead.
+fn patience(times: &LeaseTimes) -> Duration {
+    times.ping + times.pong_deadline
 }
