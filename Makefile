@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: help demo up setup build test flood verify lint fmt bench
+.PHONY: help demo up setup build test flood faults verify lint fmt bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,9 @@ test: setup ## run every test, against the real engine
 
 flood: setup ## five gigabytes of output through one job: what is kept, and what it takes (minutes)
 	@scripts/flood
+
+faults: setup ## break everything that can break: the whole matrix, or ROWS=F2,F13, or MIX=600, by SEED=n; writes docs/reliability.md
+	@ROWS='$(ROWS)' MIX='$(MIX)' SEED='$(SEED)' scripts/faults
 
 verify: ## everything that a change has to pass: format, clippy, docs, scripts, policy, tests
 	@scripts/verify

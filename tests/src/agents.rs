@@ -1,6 +1,7 @@
 //! Agents as programs of their own: real `jobworker-agent` processes that are killed, stopped, let go on and started
 //! again on the same folder, apart from the control plane.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,8 +16,10 @@ use worker_agent::journal::{self, State};
 use crate::cluster::Cluster;
 use crate::disk::unmount_below;
 use crate::docker::Docker;
+use crate::history::{Event, History, Recorder};
 use crate::process::{Running, program};
 use crate::sim::fleet;
+use crate::wait::{LONG, wait_for};
 
 const LOG_LINES_SHOWN: usize = 40;
 
@@ -28,8 +31,18 @@ pub struct Agent {
     slots: u32,
     key: String,
     folder: PathBuf,
+    place: Place,
     process: Option<Running>,
     ended_well: bool,
+}
+
+/// Where an agent runs, if not plainly on this machine.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// The engine's address; without, the machine's own.
+    pub docker_host: Option<String>,
+    /// A network namespace, by its name: the control plane is then not on the agent's own host.
+    pub namespace: Option<String>,
 }
 
 impl Agent {
@@ -44,16 +57,32 @@ impl Agent {
         folder: &str,
         slots: u32,
     ) -> Result<Self> {
+        let key = fleet(cluster)?.worker_key(worker, 1).to_text().expose().clone();
+        let folder = cluster.folder().join(folder);
+        Self::start_at(Place::default(), server, (worker, key), folder, slots)
+    }
+
+    /// Starts an agent of any installation with a fresh state folder in `folder`, which must not be there yet.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_at(
+        place: Place,
+        server: SocketAddr,
+        (worker, key): (&WorkerId, String),
+        folder: PathBuf,
+        slots: u32,
+    ) -> Result<Self> {
         // it looks for it beside itself, and says so only when a job comes
         program("jobworker-init")?;
-        let folder = cluster.folder().join(folder);
         std::fs::create_dir(&folder)?;
         let mut agent = Self {
             worker: worker.clone(),
             server,
             slots,
-            key: fleet(cluster)?.worker_key(worker, 1).to_text().expose().clone(),
+            key,
             folder,
+            place,
             process: None,
             ended_well: false,
         };
@@ -68,7 +97,20 @@ impl Agent {
             bail!("the agent {} runs already", self.worker);
         }
         let log = File::options().create(true).append(true).open(self.log_file())?;
-        let mut command = Command::new(program("jobworker-agent")?);
+        let mut command = match &self.place.namespace {
+            None => Command::new(program("jobworker-agent")?),
+            Some(namespace) => {
+                // It becomes the agent: the process keeps its number. Not `ip netns exec`, which has mounts of its own,
+                // so that the engine would not see the workspaces.
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{namespace}"));
+                command.arg(program("jobworker-agent")?).arg("--insecure-dev");
+                command
+            }
+        };
+        if let Some(host) = &self.place.docker_host {
+            command.env("DOCKER_HOST", host);
+        }
         command.env("JOBWORKER_WORKER_KEY", &self.key);
         command.env("RUST_LOG", "info").env("NO_COLOR", "1");
         command.args(["--scaled-times", "--server", &format!("ws://{}", self.server)]);
@@ -135,6 +177,11 @@ impl Agent {
         self.process.is_some()
     }
 
+    /// While it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Running::pid)
+    }
+
     /// What its journal says.
     ///
     /// # Errors
@@ -147,7 +194,7 @@ impl Agent {
 
     /// What is its own at the engine.
     pub fn docker(&self) -> Docker {
-        Docker::of_agent(&self.worker, &self.state())
+        Docker::of_agent(&self.worker, &self.state(), self.place.docker_host.clone())
     }
 
     /// All that it has logged so far.
@@ -168,6 +215,44 @@ impl Agent {
     fn log_file(&self) -> PathBuf {
         self.folder.join("agent.log")
     }
+}
+
+/// Waits until agents that run have put everything away, then notes what each holds and what is at the engine.
+///
+/// # Errors
+/// What is still there.
+pub async fn all_put_away(agents: &[&Agent], recorder: &Recorder) -> Result<()> {
+    let used = |history: &History| -> BTreeSet<String> {
+        history.runs().into_iter().map(|run| run.container).collect()
+    };
+    let looked = wait_for(LONG, "the agents to put everything away", async || {
+        let (mut holds, mut ids) = (Vec::new(), Vec::new());
+        for agent in agents.iter().filter(|agent| agent.runs()) {
+            let state = agent.journal().map_err(|error| format!("{error:#}"))?;
+            if !state.held.is_empty() {
+                return Err(format!("{} holds {:?}", agent.worker(), state.held.keys()));
+            }
+            holds.push((agent.worker().clone(), state));
+            let there = agent.docker().containers();
+            ids.extend(there.map_err(|error| format!("{error:#}"))?);
+        }
+        let used = used(&recorder.history());
+        if ids.iter().any(|id| used.contains(id)) {
+            return Err("containers of jobs that have ended are still there".to_owned());
+        }
+        Ok((holds, ids))
+    });
+    let (holds, ids) = looked.await?;
+    for (worker, state) in holds {
+        let containers = state.held.values().filter_map(|held| held.container.clone());
+        recorder.note(Event::Holds {
+            worker,
+            attempts: state.held.keys().copied().collect(),
+            containers: containers.map(|(container, _)| container.0).collect(),
+        });
+    }
+    recorder.note(Event::Containers { ids });
+    Ok(())
 }
 
 impl Drop for Agent {

@@ -41,10 +41,10 @@ impl Docker {
         }
     }
 
-    /// The machine's engine, as the agent of this name with this state folder uses it.
-    pub fn of_agent(worker: &WorkerId, state: &Path) -> Self {
+    /// The engine at `host` (the machine's own without), as the agent of this name with this state folder uses it.
+    pub fn of_agent(worker: &WorkerId, state: &Path, host: Option<String>) -> Self {
         Self {
-            host: None,
+            host,
             agent: Some(worker.as_str().to_owned()),
             node: Some(state.join("node-id")),
         }

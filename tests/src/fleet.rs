@@ -6,13 +6,16 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use common::config::StoreConfig;
 use common::ids::WorkerId;
 use common::protocol::token::WorkerKey;
+use common::secret::Secret;
+use common::tasks::Tasks;
 use data_encoding::HEXLOWER;
 use rustix::process::Signal;
 use storage::conformance::mongo_server::Server;
@@ -20,7 +23,9 @@ use storage::conformance::redis_server::RedisServer;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::images;
 use crate::process::{Running, program};
+use crate::proxy::Proxy;
 use crate::wait::{LONG, wait_for};
 
 const LOG_LINES_SHOWN: usize = 40;
@@ -32,6 +37,13 @@ pub struct Size {
     pub schedulers: usize,
 }
 
+/// The ways of one program to the servers, which can be cut apart from everybody else's.
+#[derive(Debug, Clone)]
+pub struct Ways {
+    pub mongo: Proxy,
+    pub redis: Proxy,
+}
+
 pub struct Fleet {
     pub mongo: Server,
     pub redis: RedisServer,
@@ -39,6 +51,7 @@ pub struct Fleet {
     pub schedulers: Vec<Program>,
     environment: Environment,
     folder: TempDir,
+    tasks: Tasks,
     stopped: bool,
 }
 
@@ -48,6 +61,18 @@ impl Fleet {
     /// # Errors
     /// When one does not become ready; with what it said.
     pub async fn start(size: Size) -> Result<Self> {
+        Self::start_by(size, false).await
+    }
+
+    /// As [`Fleet::start`], where each program speaks with each server over a proxy of its own.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn start_apart(size: Size) -> Result<Self> {
+        Self::start_by(size, true).await
+    }
+
+    async fn start_by(size: Size, apart: bool) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("jw-fleet-").tempdir()?;
         // Kills count here, and what was acknowledged has to be on the disk by then.
         let mongo = Server::with(&["--sync-on-commit"]).await;
@@ -57,6 +82,7 @@ impl Fleet {
             redis: redis.url(),
             jwt_secret: HEXLOWER.encode(&rand::random::<[u8; 32]>()),
             worker_secret: HEXLOWER.encode(&rand::random::<[u8; 32]>()),
+            image: images::base()?,
         };
         let mut fleet = Self {
             mongo,
@@ -65,6 +91,7 @@ impl Fleet {
             schedulers: Vec::new(),
             environment,
             folder,
+            tasks: Tasks::new(),
             stopped: false,
         };
         for number in 0..size.apis {
@@ -74,6 +101,13 @@ impl Fleet {
         for number in 0..size.schedulers {
             let scheduler = fleet.program(&format!("scheduler-{number}"), "jobworker-scheduler")?;
             fleet.schedulers.push(scheduler);
+        }
+        if apart {
+            let (mongo, redis) = (fleet.mongo.address().parse()?, fleet.redis.port());
+            let redis = SocketAddr::from(([127, 0, 0, 1], redis));
+            for program in fleet.apis.iter_mut().chain(&mut fleet.schedulers) {
+                program.stand_apart(mongo, redis, &fleet.tasks).await?;
+            }
         }
         for program in fleet.apis.iter_mut().chain(&mut fleet.schedulers) {
             program.start()?;
@@ -95,6 +129,7 @@ impl Fleet {
                 ],
             },
             environment: self.environment.clone(),
+            ways: None,
             process: None,
         })
     }
@@ -109,7 +144,15 @@ impl Fleet {
     /// When nobody can sign in there.
     pub async fn client(&self, api: usize) -> Result<Client> {
         let api = self.apis.get(api).context("there are fewer APIs")?;
-        let base = format!("http://{}", api.address);
+        self.client_at(api.address).await
+    }
+
+    /// The administrator, at whatever API stands behind this address.
+    ///
+    /// # Errors
+    /// When nobody can sign in there.
+    pub async fn client_at(&self, address: SocketAddr) -> Result<Client> {
+        let base = format!("http://{address}");
         wait_for(LONG, "a sign-in", async || {
             let password = std::fs::read_to_string(self.password_file());
             let password = password.map_err(|error| format!("no password yet: {error}"))?;
@@ -136,6 +179,32 @@ impl Fleet {
         Ok(WorkerKey::parse(String::from_utf8(output.stdout)?.trim_end())?)
     }
 
+    /// What its programs keep their jobs in, past every proxy.
+    pub fn stores(&self) -> StoreConfig {
+        StoreConfig::MongoRedis {
+            mongo_url: Secret::new(self.environment.mongo.clone()),
+            redis_url: Secret::new(self.environment.redis.clone()),
+        }
+    }
+
+    /// A folder of this fleet's, for what a test wants to write.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A program like the first scheduler or API, over this Redis; what it says and how it ends, in time.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not end.
+    pub async fn ends_over(&self, binary: &'static str, redis: &str) -> Result<(ExitStatus, String)> {
+        let mut program = self.program(&format!("over-{:08x}", rand::random::<u32>()), binary)?;
+        redis.clone_into(&mut program.environment.redis);
+        program.start()?;
+        let process = program.process.as_mut().context("it was started")?;
+        let status = process.wait(LONG).await?;
+        Ok((status, program.last_lines()))
+    }
+
     /// TERM to all that still run; each has to end well.
     ///
     /// # Errors
@@ -144,6 +213,7 @@ impl Fleet {
         for program in self.apis.iter_mut().chain(&mut self.schedulers) {
             program.terminate().await?;
         }
+        self.tasks.stop();
         self.stopped = true;
         Ok(())
     }
@@ -151,6 +221,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
+        self.tasks.stop();
         if self.stopped {
             return;
         }
@@ -166,17 +237,12 @@ struct Environment {
     redis: String,
     jwt_secret: String,
     worker_secret: String,
+    image: String,
 }
 
 impl Environment {
     fn give(&self, command: &mut Command) {
-        for name in [
-            "LISTEN",
-            "PORT",
-            "DEFAULT_IMAGE",
-            "ENFORCE_TLS",
-            "ALLOWED_ORIGINS",
-        ] {
+        for name in ["LISTEN", "PORT", "ENFORCE_TLS", "ALLOWED_ORIGINS"] {
             command.env_remove(name);
         }
         command
@@ -184,6 +250,7 @@ impl Environment {
             .env("REDIS_URL", &self.redis)
             .env("JWT_SECRET", &self.jwt_secret)
             .env("WORKER_TOKEN_SECRET", &self.worker_secret)
+            .env("DEFAULT_IMAGE", &self.image)
             .env("RATE_LIMIT_MAX", "1000000")
             .env("RUST_LOG", "info");
     }
@@ -197,10 +264,44 @@ pub struct Program {
     log: PathBuf,
     arguments: Vec<String>,
     environment: Environment,
+    ways: Option<Ways>,
     process: Option<Running>,
 }
 
 impl Program {
+    async fn stand_apart(&mut self, mongo: SocketAddr, redis: SocketAddr, tasks: &Tasks) -> Result<()> {
+        let ways = Ways {
+            mongo: Proxy::open(vec![mongo], tasks).await?,
+            redis: Proxy::open(vec![redis], tasks).await?,
+        };
+        // otherwise the driver asks the server for its address, and goes there past the proxy
+        self.environment.mongo = format!(
+            "mongodb://{}/jobworker?directConnection=true",
+            ways.mongo.address()
+        );
+        self.environment.redis = format!("redis://{}/", ways.redis.address());
+        self.ways = Some(ways);
+        Ok(())
+    }
+
+    /// Of a fleet whose programs stand apart.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn ways(&self) -> Result<&Ways> {
+        self.ways.as_ref().context("it speaks with its servers directly")
+    }
+
+    /// While it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Running::pid)
+    }
+
+    /// All that it has logged so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
     /// # Errors
     /// When it runs already, or cannot be started.
     pub fn start(&mut self) -> Result<()> {

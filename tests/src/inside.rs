@@ -126,7 +126,11 @@ impl Drop for Frozen<'_> {
     }
 }
 
-async fn look(stores: &Stores) -> Result<(Vec<Job>, BTreeSet<JobId>)> {
+/// The rows that have not ended, and who of them has a place in the queue.
+///
+/// # Errors
+/// When the stores do not answer.
+pub async fn look(stores: &Stores) -> Result<(Vec<Job>, BTreeSet<JobId>)> {
     let (mut rows, mut before) = (Vec::new(), None);
     loop {
         let page = stores

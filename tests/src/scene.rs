@@ -7,45 +7,28 @@
 //! its laws.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use common::api_types::{JobView, LimitsBody, RetryBody, SubmitJob};
-use common::ids::{AttemptId, JobId, WorkerId};
+use anyhow::{Context, Result};
+use common::api_types::JobView;
+use common::ids::{JobId, WorkerId};
 use common::job::StateName;
-use common::log::Stream;
 use common::tasks::Tasks;
 use common::time::{Clock, SystemClock};
-use data_encoding::HEXLOWER;
-use sha2::{Digest as _, Sha256};
 
-use crate::agents::Agent;
-use crate::client::{Client, argv, brief};
+use crate::agents::{Agent, all_put_away};
+use crate::client::{Client, brief};
 use crate::cluster::{Cluster, Settings};
 use crate::door::Door;
-use crate::history::{Digest, Event, History, Invariant, Key, Recorder};
-use crate::images;
+use crate::history::{Event, History, Invariant, Key, Recorder};
 use crate::inside::Inside;
-use crate::scripts::run;
+use crate::marked::{self, Foreign, patient, refused};
 use crate::sim::{self, Simulated};
 use crate::wait::{LONG, wait_for};
 use crate::watcher::Watcher;
 
-/// Random bytes to both streams, `$1` times, a fifth of a second apart; then what was written, as two lines.
-const JOB: &str = ": > out; : > err; n=0; while [ $n -lt $1 ]; do \
-    head -c 3000 /dev/urandom | tee -a out; head -c 700 /dev/urandom | tee -a err >&2; \
-    sleep 0.2; n=$((n + 1)); done; sha256sum < out; sha256sum < err";
-/// Each of those lines: a hash, two blanks, a dash and the line's end.
-const HASH_LINE_LEN: usize = 68;
-/// Between a lost attempt and the next: as short as can be asked for.
-const BACKOFF_MS: u64 = 100;
-/// What a job gets to end in.
-const GRACE_MS: u64 = 1_000;
 /// Generous, as every deadline here; a job is at most some twenty seconds long.
 const ENDED_WITHIN: Duration = Duration::from_secs(100);
-/// What the gateway logs of a result that it refuses.
-const REFUSED: &str = "a result came too late";
 
 #[derive(Debug)]
 pub struct Scene {
@@ -164,8 +147,7 @@ impl Scene {
     /// # Errors
     /// When it is not acknowledged.
     pub async fn submit(&mut self, key: &str, fifths: u32) -> Result<JobId> {
-        let name = format!("{}:{key}", self.mark);
-        let job = patient(argv(&["sh", "-c", JOB, &name, &fifths.to_string()]));
+        let job = marked::job(&self.mark, key, fifths);
         let id = self.recorder.submit(&self.client, key, &job).await?;
         self.jobs.insert(key.to_owned(), id);
         Ok(id)
@@ -387,7 +369,8 @@ impl Scene {
             }
         })
         .await?;
-        self.nothing_is_held().await?;
+        let agents: Vec<&Agent> = self.agents.values().collect();
+        all_put_away(&agents, &self.recorder).await?;
         let jobs = self.recorder.read_rows(&self.client).await?;
         let keys: Vec<Key> = self.jobs.keys().cloned().collect();
         self.no_process_of(&keys).await?;
@@ -403,47 +386,6 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits until agents that run have put everything away, then notes what each holds and what is at the engine.
-    async fn nothing_is_held(&self) -> Result<()> {
-        let used = |history: &History| -> BTreeSet<String> {
-            history.runs().into_iter().map(|run| run.container).collect()
-        };
-        let looked = wait_for(LONG, "the agents to put everything away", async || {
-            let (mut holds, mut ids) = (Vec::new(), Vec::new());
-            for (name, agent) in self.agents.iter().filter(|(_, agent)| agent.runs()) {
-                let state = agent.journal().map_err(|error| format!("{error:#}"))?;
-                if !state.held.is_empty() {
-                    return Err(format!("{name} holds {:?}", state.held.keys()));
-                }
-                holds.push((agent.worker().clone(), state));
-            }
-            for agent in self.agents.values().filter(|agent| agent.runs()) {
-                ids.extend(
-                    agent
-                        .docker()
-                        .containers()
-                        .map_err(|error| format!("{error:#}"))?,
-                );
-            }
-            let used = used(&self.recorder.history());
-            if ids.iter().any(|id| used.contains(id)) {
-                return Err("containers of jobs that have ended are still there".to_owned());
-            }
-            Ok((holds, ids))
-        });
-        let (holds, ids) = looked.await?;
-        for (worker, state) in holds {
-            let containers = state.held.values().filter_map(|held| held.container.clone());
-            self.recorder.note(Event::Holds {
-                worker,
-                attempts: state.held.keys().copied().collect(),
-                containers: containers.map(|(container, _)| container.0).collect(),
-            });
-        }
-        self.recorder.note(Event::Containers { ids });
-        Ok(())
-    }
-
     async fn note_output(&self, jobs: &[JobView]) -> Result<()> {
         for (key, id) in &self.jobs {
             if !jobs
@@ -452,37 +394,7 @@ impl Scene {
             {
                 continue;
             }
-            let stdout = self.client.log(*id, Stream::Stdout).await?;
-            let stderr = self.client.log(*id, Stream::Stderr).await?;
-            let Some(at) = stdout.len().checked_sub(2 * HASH_LINE_LEN) else {
-                bail!(
-                    "`{key}` succeeded, and {} bytes of its output are stored",
-                    stdout.len()
-                );
-            };
-            let (body, said) = stdout.split_at(at);
-            let said: Vec<String> = said
-                .chunks(HASH_LINE_LEN)
-                .map(|line| String::from_utf8_lossy(&line[..64]).into_owned())
-                .collect();
-            for (stream, stored, written) in [
-                (Stream::Stdout, body, &said[0]),
-                (Stream::Stderr, &stderr[..], &said[1]),
-            ] {
-                self.recorder.note(Event::Output {
-                    key: key.clone(),
-                    stream,
-                    stored: Digest {
-                        bytes: stored.len() as u64,
-                        sha256: HEXLOWER.encode(&Sha256::digest(stored)),
-                    },
-                    written: Digest {
-                        // the hash alone was said; it fixes the bytes
-                        bytes: stored.len() as u64,
-                        sha256: written.clone(),
-                    },
-                });
-            }
+            marked::note_output(&self.recorder, &self.client, key, *id).await?;
         }
         Ok(())
     }
@@ -524,73 +436,6 @@ impl Scene {
     }
 
     fn note_foreign(&self) {
-        self.recorder.note(Event::Foreign {
-            container: self.foreign.0.clone(),
-            described: self.foreign.described(),
-        });
-    }
-}
-
-/// As few seconds as can be between a lost attempt and the next, and for the job's end.
-fn patient(job: SubmitJob) -> SubmitJob {
-    SubmitJob {
-        retry: RetryBody {
-            backoff_ms: Some(BACKOFF_MS),
-            ..RetryBody::default()
-        },
-        limits: LimitsBody {
-            grace_ms: Some(GRACE_MS),
-            ..LimitsBody::default()
-        },
-        ..job
-    }
-}
-
-/// The attempts that a control plane's log says it refused a result of, one for each time.
-fn refused(log: &str) -> Vec<AttemptId> {
-    log.lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|line| line["message"] == REFUSED)
-        .filter_map(|line| line["attempt"].as_str()?.parse().ok())
-        .collect()
-}
-
-/// A container that is none of ours and has to stay as it is.
-#[derive(Debug)]
-struct Foreign(String);
-
-impl Foreign {
-    fn start(mark: &str) -> Result<Self> {
-        let image = images::base()?;
-        let owner = format!("jobworker.owner=somebody-else-{mark}/node");
-        let words = ["run", "--detach", "--network", "none", "--label", &owner, &image];
-        let id = run(Command::new("docker").args(words).args(["sleep", "3600"]))?;
-        Ok(Self(id.trim().to_owned()))
-    }
-
-    fn described(&self) -> String {
-        let format = "{{.State.Status}} since {{.State.StartedAt}}, restarted {{.RestartCount}} times";
-        run(Command::new("docker").args(["inspect", "--format", format, &self.0]))
-            .unwrap_or_else(|error| format!("{error:#}"))
-    }
-}
-
-impl Drop for Foreign {
-    fn drop(&mut self) {
-        let _ = run(Command::new("docker").args(["rm", "--force", "--volumes", &self.0]));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_are_read_from_the_log() {
-        let attempt = AttemptId::random();
-        let log = format!(
-            "not json\n{{\"message\":\"a result came too late\",\"attempt\":\"{attempt}\"}}\n{{\"message\":\"other\"}}\n"
-        );
-        assert_eq!(refused(&log), vec![attempt]);
+        self.recorder.note(self.foreign.seen());
     }
 }

@@ -1,0 +1,94 @@
+//! Plays rows of the fault matrix, or the mix, and writes how they went into `docs/reliability.md`.
+//!
+//! By its environment, as `make faults` gives it: `ROWS` the rows, separated by commas, or `all`; `MIX` the seconds of
+//! the mix; without both, all rows and ten minutes of the mix; `SEED` the seed of every row; `WRITE=0` to write nothing.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use common::program::stop_on_signals;
+use common::tasks::Tasks;
+use jobworker_e2e::faults::play::{self, Played};
+use jobworker_e2e::faults::rows::{Plays, ROWS};
+use jobworker_e2e::faults::{mix, report};
+
+/// Of the mix, when nobody says how long: the real containers that are spread over it.
+const CONTAINERS: usize = 60;
+
+/// Of the mix after all rows.
+const MIX_SECONDS: u64 = 600;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let tasks = Tasks::new();
+    if let Err(error) = stop_on_signals(&tasks) {
+        eprintln!("error: no handlers for signals: {error}");
+        return ExitCode::FAILURE;
+    }
+    // told to end, it ends what it has started first: dropping a stage does
+    let played = tasks.stopping().run_until_cancelled(all()).await;
+    match played.unwrap_or(Ok(false)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every row held.
+async fn all() -> Result<bool> {
+    let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let seed = given("SEED").map(|text| text.parse()).transpose();
+    let seed: Option<u64> = seed.context("SEED is a number of at most 64 bits")?;
+    let length = given("MIX").map(|text| text.parse()).transpose();
+    let length: Option<u64> = length.context("MIX is a number of seconds")?;
+    // nothing asked for is everything
+    let length = length.or(given("ROWS").is_none().then_some(MIX_SECONDS));
+    let write = given("WRITE").is_none_or(|text| text != "0");
+    let mut held = true;
+    let mut end = |id: &str, played: Played| -> Result<()> {
+        match &played.result {
+            Ok(()) => println!("{id}: held, {:?}, in {:?}", played.counts, played.took),
+            Err(error) => println!(
+                "{id}: BROKEN by seed {}, {:?}: {error:#}",
+                played.seed, played.counts
+            ),
+        }
+        held &= played.result.is_ok();
+        if write { report::write(id, &played) } else { Ok(()) }
+    };
+    for id in rows(given("ROWS"), given("MIX").is_some())? {
+        let known = ROWS.iter().find(|row| row.id == id);
+        let row = known.with_context(|| format!("there is no row `{id}`: see docs/reliability.md"))?;
+        match &row.plays {
+            Plays::Fault(setting) => {
+                let played = Box::pin(play::row(row, setting, seed.unwrap_or_else(rand::random))).await;
+                end(row.id, played.with_context(|| format!("{id} has no stage"))?)?;
+            }
+            Plays::Elsewhere(why) | Plays::NotRun(why) => println!("{id}: not run here: {why}"),
+        }
+    }
+    if let Some(length) = length {
+        let seed = seed.unwrap_or_else(rand::random);
+        let played = Box::pin(mix::play(Duration::from_secs(length), CONTAINERS, seed)).await?;
+        end("mix", played)?;
+    }
+    Ok(held)
+}
+
+fn rows(given: Option<String>, mix_alone: bool) -> Result<Vec<String>> {
+    let all = || ROWS.iter().map(|row| row.id.to_owned()).collect();
+    let rows: Vec<String> = match given.as_deref() {
+        Some("all") => all(),
+        None if !mix_alone => all(),
+        None => Vec::new(),
+        Some(list) => list.split(',').map(|id| id.trim().to_owned()).collect(),
+    };
+    if rows.iter().any(String::is_empty) {
+        bail!("ROWS are ids, separated by commas: ROWS=F2,F13");
+    }
+    Ok(rows)
+}

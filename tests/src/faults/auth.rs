@@ -1,0 +1,77 @@
+//! What a wiped Redis must not forget: who signed out, and which handshakes were used.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use common::api_types::{JobList, paths};
+use common::protocol::token::{EMPTY_SHA256, Request};
+use common::protocol::{TOKEN_HEADER, WEBSOCKET_PATH};
+use common::time::{Clock, SystemClock};
+use http::Method;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use worker_agent::config::AUDIENCE_DEFAULT;
+
+use super::stage::Stage;
+use crate::client::{Client, refusal};
+
+const UNAUTHORIZED: u16 = 401;
+
+pub async fn redis_forgets(stage: &mut Stage) -> Result<()> {
+    stage.lasts(50, 1_000).await;
+    let signed_out = stage.fleet.client_at(stage.front.address()).await?;
+    let told = signed_out.request(Method::POST, paths::LOGOUT).send().await?;
+    ensure!(
+        told.status().is_success(),
+        "signing out was answered {}",
+        told.status()
+    );
+    // of a worker that nobody is, so that no agent is turned away
+    let nobody = stage.worker("nobody")?;
+    let token = stage.fleet.worker_key(&nobody)?.sign(
+        &Request {
+            method: "GET",
+            path: WEBSOCKET_PATH,
+            audience: AUDIENCE_DEFAULT,
+            body_sha256: EMPTY_SHA256,
+        },
+        SystemClock.now(),
+    );
+    let gateways: Vec<SocketAddr> = stage
+        .fleet
+        .schedulers
+        .iter()
+        .map(|program| program.address)
+        .collect();
+    let first = *gateways.first().context("there is a scheduler")?;
+    ensure!(
+        handshake(first, &token).await? != UNAUTHORIZED,
+        "a fresh token is refused"
+    );
+
+    stage.fault("Redis is wiped after a sign-out and a handshake");
+    stage.fleet.redis.flush_all().await;
+    for gateway in gateways {
+        let answer = handshake(gateway, &token).await?;
+        ensure!(answer == UNAUTHORIZED, "a used handshake was answered {answer}");
+    }
+    for api in &stage.fleet.apis {
+        let base = format!("http://{}", api.address);
+        let there = Client::new(&base)?.with_token(signed_out.token());
+        let answer = refusal(there.get::<JobList>(paths::JOBS).await)?.status;
+        ensure!(answer == UNAUTHORIZED, "a revoked session was answered {answer}");
+    }
+    Ok(())
+}
+
+/// The status with which a gateway answers.
+async fn handshake(gateway: SocketAddr, token: &str) -> Result<u16> {
+    let mut request = format!("ws://{gateway}{WEBSOCKET_PATH}").into_client_request()?;
+    request.headers_mut().insert(TOKEN_HEADER, token.parse()?);
+    match connect_async(request).await {
+        Ok((_, answer)) => Ok(answer.status().as_u16()),
+        Err(Error::Http(answer)) => Ok(answer.status().as_u16()),
+        Err(error) => bail!("the gateway does not answer: {error}"),
+    }
+}

@@ -1,0 +1,206 @@
+//! Programs of ours that are killed, stand still, come back, or come twice.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
+
+use super::rows::{LEASE, LOCK};
+use super::stage::Stage;
+use crate::agents::Agent;
+use crate::wait::{LONG, wait_for};
+
+/// Agents that a fault may hit; the namespace's own is only cut off.
+const REAL: [&str; 2] = ["a", "b"];
+
+pub async fn leader_killed(stage: &mut Stage) -> Result<()> {
+    stage.lasts(100, 1_500).await;
+    let leader = stage.leader().await?;
+    stage.fault("the leader is killed");
+    stage.scheduler(leader)?.kill()?;
+    let other = another_leads(stage, leader).await;
+    stage.scheduler(leader)?.start()?;
+    stage.scheduler(leader)?.listens().await?;
+    other
+}
+
+async fn another_leads(stage: &mut Stage, old: usize) -> Result<()> {
+    let term = stage.scheduler(old)?.last_term();
+    wait_for(LONG, "another leader", async || {
+        let terms = stage
+            .fleet
+            .schedulers
+            .iter()
+            .map(crate::fleet::Program::last_term);
+        match terms.max() {
+            Some(last) if last > term => Ok(()),
+            last => Err(format!("the last term is {last:?}")),
+        }
+    })
+    .await
+}
+
+pub async fn leader_stopped(stage: &mut Stage) -> Result<()> {
+    stage.lasts(100, 1_000).await;
+    let leader = stage.leader().await?;
+    let resigned = stage.scheduler(leader)?.said("the term is over");
+    stage.fault("the leader stands still");
+    stage.scheduler(leader)?.signal(Signal::STOP)?;
+    let three = u64::try_from(LOCK.as_millis())? * 3;
+    stage.lasts(three, three + 500).await;
+    let other = another_leads(stage, leader).await;
+    stage.fault("it goes on");
+    stage.scheduler(leader)?.signal(Signal::CONT)?;
+    other?;
+    let program = stage.scheduler(leader)?;
+    wait_for(LONG, "the old leader to resign", async || {
+        if program.said("the term is over") > resigned {
+            Ok(())
+        } else {
+            Err("it has not".to_owned())
+        }
+    })
+    .await
+}
+
+pub async fn api_killed(stage: &mut Stage) -> Result<()> {
+    let number = usize::try_from(stage.chaos.number(stage.fleet.apis.len() as u64 - 1))?;
+    stage.lasts(20, 400).await;
+    stage.fault("an API is killed");
+    let api = stage.fleet.apis.get_mut(number).context("there are fewer")?;
+    api.kill()?;
+    stage.lasts(0, 300).await;
+    let api = stage.fleet.apis.get_mut(number).context("there are fewer")?;
+    api.start()?;
+    api.listens().await
+}
+
+/// Back at once, after a moment, or when everything of it was given to others.
+pub async fn agent_killed(stage: &mut Stage) -> Result<()> {
+    let name = busy_agent(stage).await?;
+    stage.fault(&format!("the agent {name} is killed"));
+    stage.agent(name)?.kill()?;
+    match stage.round % 3 {
+        0 => {}
+        1 => stage.lasts(200, 2_500).await,
+        _ => {
+            let lease = u64::try_from(LEASE.as_millis())?;
+            stage.lasts(lease, lease + 3_000).await;
+        }
+    }
+    stage.fault("and comes back");
+    stage.agent(name)?.start_again()
+}
+
+/// One that holds an attempt in a container, so that the fault hits something.
+pub async fn busy_agent(stage: &mut Stage) -> Result<&'static str> {
+    let first = usize::try_from(stage.chaos.number(1))?;
+    let busy = |agent: &Agent| agent.journal().is_ok_and(|journal| !journal.held.is_empty());
+    let order = [REAL[first], REAL[1 - first]];
+    let found = wait_for(
+        Duration::from_secs(4),
+        "an agent that runs something",
+        async || {
+            let found = order
+                .into_iter()
+                .find(|name| stage.agents.get(*name).is_some_and(busy));
+            found.ok_or_else(|| "none does".to_owned())
+        },
+    )
+    .await;
+    // nothing may be left for it to run: then the fault hits an idle one
+    Ok(found.unwrap_or(order[0]))
+}
+
+pub async fn agent_stopped(stage: &mut Stage) -> Result<()> {
+    let name = busy_agent(stage).await?;
+    stage.fault(&format!("the agent {name} stands still"));
+    stage.agent(name)?.freeze()?;
+    let lease = u64::try_from(LEASE.as_millis())?;
+    stage.lasts(2 * lease, 2 * lease + 500).await;
+    stage.fault("and goes on");
+    stage.agent(name)?.thaw()
+}
+
+pub async fn agent_twin(stage: &mut Stage) -> Result<()> {
+    let name = busy_agent(stage).await?;
+    stage.fault(&format!("another machine comes as {name}"));
+    let turned_away = |log: &str| log.matches("4409").count();
+    let before = turned_away(&stage.agent(name)?.log());
+    let mut twin = stage.twin(name, &format!("twin-{}", stage.round))?;
+    let older = stage.agent(name)?;
+    wait_for(
+        LONG,
+        "the older one to be told why it is turned away",
+        async || {
+            if turned_away(&older.log()) > before {
+                Ok(())
+            } else {
+                Err("it was not".to_owned())
+            }
+        },
+    )
+    .await?;
+    stage.lasts(0, 3_000).await;
+    stage.fault("that machine is destroyed, with its containers");
+    twin.kill()?;
+    twin.docker().remove_all();
+    twin.forget();
+    Ok(())
+}
+
+pub async fn control_plane_away(stage: &mut Stage) -> Result<()> {
+    stage.lasts(500, 1_500).await;
+    stage.fault("every API and every scheduler is killed");
+    for program in programs(stage) {
+        program.kill()?;
+    }
+    let lease = u64::try_from(LEASE.as_millis())?;
+    stage.lasts(3 * lease, 3 * lease + 500).await;
+    come_back(stage).await
+}
+
+pub async fn everything_restarted(stage: &mut Stage) -> Result<()> {
+    stage.lasts(200, 1_500).await;
+    stage.fault("everything is killed at once, the servers too");
+    for program in programs(stage) {
+        program.kill()?;
+    }
+    stage.fleet.redis.kill();
+    stage.fleet.mongo.kill();
+    stage.fleet.redis.start_again().await;
+    stage.fleet.mongo.start_again().await;
+    let before = greeted(stage);
+    come_back(stage).await?;
+    let wanted = stage.links.len();
+    wait_for(LONG, "every agent to be connected again", async || {
+        match greeted(stage) - before {
+            again if again >= wanted => Ok(()),
+            again => Err(format!("{again} of {wanted} are")),
+        }
+    })
+    .await
+}
+
+/// How often an agent was greeted, by the schedulers' logs.
+fn greeted(stage: &Stage) -> usize {
+    let schedulers = stage.fleet.schedulers.iter();
+    schedulers
+        .map(|program| program.said("a worker is connected"))
+        .sum()
+}
+
+fn programs(stage: &mut Stage) -> impl Iterator<Item = &mut crate::fleet::Program> {
+    stage.fleet.apis.iter_mut().chain(&mut stage.fleet.schedulers)
+}
+
+async fn come_back(stage: &mut Stage) -> Result<()> {
+    stage.fault("and comes back");
+    for program in programs(stage) {
+        program.start()?;
+    }
+    for program in programs(stage) {
+        program.listens().await?;
+    }
+    Ok(())
+}

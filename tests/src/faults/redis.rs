@@ -1,0 +1,78 @@
+//! Redis, which everything has to outlive: killed, wiped, silent, or of the wrong kind.
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+use storage::conformance::redis_server::RedisServer;
+
+use super::rows::LOCK;
+use super::stage::Stage;
+
+/// Waiting at once, for a queue that takes a while to make anew.
+const LONG_QUEUE: usize = 1_000;
+
+pub async fn restarted(stage: &mut Stage) -> Result<()> {
+    stage.lasts(100, 1_500).await;
+    stage.fault("Redis is killed and starts empty");
+    stage.fleet.redis.kill();
+    stage.fleet.redis.start_again().await;
+    Ok(())
+}
+
+pub async fn wiped(stage: &mut Stage) -> Result<()> {
+    stage.lasts(50, 1_000).await;
+    stage.fault("Redis is wiped");
+    stage.fleet.redis.flush_all().await;
+    // the queue is made anew meanwhile, or about to be
+    stage.lasts(0, 300).await;
+    stage.fault("and once more");
+    stage.fleet.redis.flush_all().await;
+    Ok(())
+}
+
+pub async fn silent(stage: &mut Stage) -> Result<()> {
+    stage.lasts(100, 1_000).await;
+    stage.fault("Redis does not answer");
+    stage.fleet.redis.pause();
+    stage.lasts(1_000, 4_000).await;
+    stage.fault("and goes on");
+    stage.fleet.redis.resume();
+    Ok(())
+}
+
+/// Not one program of ours works over it.
+pub async fn evicts(stage: &mut Stage) -> Result<()> {
+    stage.lasts(50, 500).await;
+    let policies = [
+        "allkeys-lru",
+        "volatile-lru",
+        "allkeys-random",
+        "volatile-ttl",
+        "allkeys-lfu",
+    ];
+    let policy = policies[stage.round % policies.len()];
+    stage.fault(&format!("programs are started over a Redis with {policy}"));
+    let server = RedisServer::with(&["--maxmemory", "10mb", "--maxmemory-policy", policy]).await;
+    for binary in ["jobworker-scheduler", "jobworker-api"] {
+        let (status, said) = stage.fleet.ends_over(binary, &server.url()).await?;
+        ensure!(!status.success(), "{binary} works over {policy}: {said}");
+        for word in ["maxmemory-policy", policy, "noeviction"] {
+            ensure!(said.contains(word), "{binary} does not say `{word}`: {said}");
+        }
+    }
+    Ok(())
+}
+
+/// The leader loses its lock in the middle of making a long queue anew.
+pub async fn rebuild_interrupted(stage: &mut Stage) -> Result<()> {
+    let name = format!("long-{}", stage.round);
+    stage.hands.bulk(&name, LONG_QUEUE).await?;
+    let leader = stage.leader().await?;
+    stage.fault("Redis is wiped under a long queue");
+    stage.fleet.redis.flush_all().await;
+    stage.lasts(0, 250).await;
+    stage.fault("the leader stands still past its lock");
+    stage.scheduler(leader)?.signal(Signal::STOP)?;
+    let life = u64::try_from(LOCK.as_millis())?;
+    stage.lasts(2 * life, 3 * life).await;
+    stage.scheduler(leader)?.signal(Signal::CONT)
+}

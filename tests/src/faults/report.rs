@@ -1,0 +1,144 @@
+//! Writes how the rows went into `docs/reliability.md`, between its marks; everything else there is written by hand.
+//! A row that was not played stays as it is.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::play::Played;
+use super::rows::{Plays, ROWS};
+use crate::scripts::run;
+use crate::tidy::root;
+
+const DOCUMENT: &str = "docs/reliability.md";
+const BEGIN: &str = "<!-- begin faults -->\n";
+const END: &str = "<!-- end faults -->";
+const HEAD: &str = "| row | fault | injections | jobs (in containers) | succeeded | attempts lost | late results refused | terms given up | longest answer | slowest canary | most memory | result | took | seed | of |\n\
+    | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | --- | --- |\n";
+const MIX: (&str, &str) = ("mix", "faults drawn by lot, one of which stays on to the end");
+
+/// Puts the line of this row in place of the one that stands there.
+///
+/// # Errors
+/// The document cannot be read or written, or has lost its marks.
+pub fn write(id: &str, played: &Played) -> Result<()> {
+    let path = root().join(DOCUMENT);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    // several rows may be played at a time
+    file.lock()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let text = replaced(&text, id, &line(id, played))?;
+    file.rewind()?;
+    file.set_len(0)?;
+    file.write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn line(id: &str, played: &Played) -> String {
+    let counts = &played.counts;
+    let result = match &played.result {
+        Ok(()) => "held".to_owned(),
+        Err(error) => format!("**broken**: {}", first_line(error)),
+    };
+    format!(
+        "| {id} | {} | {} | {} ({}) | {} | {} | {} | {} | {:.1} s | {:.1} s | {} MiB | {result} | {:.0} s | {} | {} |\n",
+        what(id),
+        counts.injections,
+        counts.jobs,
+        counts.containers,
+        counts.succeeded,
+        counts.lost,
+        counts.refused,
+        counts.resigned,
+        counts.longest_answer.as_secs_f64(),
+        counts.slowest_canary.as_secs_f64(),
+        counts.memory_kib / 1024,
+        played.took.as_secs_f64(),
+        played.seed,
+        commit(),
+    )
+}
+
+/// Short enough for a table, and none of its bars.
+fn first_line(error: &anyhow::Error) -> String {
+    const SHOWN: usize = 300;
+    let text = format!("{error:#}").replace(['|', '\n'], " ");
+    text.chars().take(SHOWN).collect()
+}
+
+fn what(id: &str) -> &'static str {
+    let known = ROWS.iter().find(|row| row.id == id);
+    known.map_or(MIX.1, |row| row.what)
+}
+
+fn commit() -> String {
+    let hash = run(Command::new("git")
+        .args(["rev-parse", "--short=10", "HEAD"])
+        .current_dir(root()));
+    let profile = if cfg!(debug_assertions) {
+        "development"
+    } else {
+        "release"
+    };
+    format!("{} ({profile})", hash.unwrap_or_default().trim())
+}
+
+/// The text with all rows in their order: this one new, others as they stand there, and what never ran by its reason.
+fn replaced(text: &str, id: &str, line: &str) -> Result<String> {
+    let (Some(begin), Some(end)) = (text.find(BEGIN), text.find(END)) else {
+        bail!("{DOCUMENT} has lost the marks around its table: {BEGIN}{END}");
+    };
+    let from = begin + BEGIN.len();
+    let old: Vec<&str> = text
+        .get(from..end)
+        .context("the marks stand in their order")?
+        .lines()
+        .collect();
+    let mut table = HEAD.to_owned();
+    let rows = ROWS.iter().map(|row| (row.id, row.what, row.plays));
+    let mix = (MIX.0, MIX.1, Plays::NotRun("not yet"));
+    for (of, what, plays) in rows.chain([mix]) {
+        let known = old.iter().find(|old| old.starts_with(&format!("| {of} |")));
+        let ran = known.filter(|known| !known.contains("| not run"));
+        match (of == id, ran, plays) {
+            (true, _, _) => table.push_str(line),
+            (false, Some(ran), Plays::Fault(_)) => table.push_str(&format!("{ran}\n")),
+            (false, Some(ran), _) if of == MIX.0 => table.push_str(&format!("{ran}\n")),
+            (false, _, Plays::Elsewhere(place)) => {
+                table.push_str(&empty(of, what, &format!("not run here: {place}")))
+            }
+            (false, _, Plays::NotRun(why)) => table.push_str(&empty(of, what, &format!("not run: {why}"))),
+            (false, _, Plays::Fault(_)) => table.push_str(&empty(of, what, "not run yet")),
+        }
+    }
+    Ok(format!("{}{table}{}", &text[..from], &text[end..]))
+}
+
+fn empty(id: &str, what: &str, result: &str) -> String {
+    format!("| {id} | {what} | | | | | | | | | | {result} | | | |\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_replaced_and_the_others_stay() {
+        let text = format!("# R\n\nprose\n\n{BEGIN}{END}\n\nmore\n");
+        let once = replaced(&text, "F2", "| F2 | new |\n").unwrap();
+        assert!(once.starts_with("# R\n\nprose\n") && once.ends_with("\n\nmore\n"));
+        assert!(once.contains("| F2 | new |\n"));
+        assert!(once.contains("| F1 | the leader is killed | |"));
+        let twice = replaced(&once, "F1", "| F1 | too |\n").unwrap();
+        assert!(twice.contains("| F1 | too |\n| F2 | new |\n"));
+        assert_eq!(twice.lines().count(), once.lines().count());
+        assert!(replaced("no marks", "F1", "").is_err());
+    }
+}
