@@ -5,11 +5,8 @@ use std::time::Duration;
 use common::config::AccountLimits;
 use common::config::LeaseTimes;
 use common::job::Resources;
-use common::secret::Secret;
+use common::secret::{SECRET_BYTES_MIN, Secret};
 use common::store::Quota;
-
-/// Shorter keys can be found by trying (RFC 2104: the length of the hash's output).
-pub const SECRET_BYTES_MIN: usize = 32;
 
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -20,6 +20,6 @@ mod services;
 mod state;
 
 pub use self::bootstrap::{BootstrapError, bootstrap_admin, issue_key};
-pub use self::config::{Config, ConfigError, Limits, SECRET_BYTES_MIN};
+pub use self::config::{Config, ConfigError, Limits};
 pub use self::openapi::openapi;
 pub use self::server::{ServeError, serve};

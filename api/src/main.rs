@@ -53,25 +53,14 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    program::begin_log();
-    match start(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(|| start(Args::parse()))
 }
 
 fn start(args: Args) -> anyhow::Result<()> {
     let settings = Settings::of_process(args.dev);
     let config = configure(&args, &settings)?;
     let address = settings.address(args.listen)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    runtime.block_on(Box::pin(serve(config, &settings, address, args.password_file)))
+    program::block_on(Box::pin(serve(config, &settings, address, args.password_file)))
 }
 
 fn configure(args: &Args, settings: &Settings) -> anyhow::Result<api::Config> {

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+/// Shortest secret that signs anything, in bytes. Shorter ones can be found by trying (RFC 2104: the length of the
+/// hash's output).
+pub const SECRET_BYTES_MIN: usize = 32;
+
 /// Shows as `[secret]` in every log; [`Secret::expose`] is the one way in.
 #[derive(Clone)]
 pub struct Secret<T>(T);

@@ -9,13 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use crate::config::StoreConfig;
-use crate::secret::Secret;
+use crate::secret::{SECRET_BYTES_MIN, Secret};
 
 pub const MONGODB_URI_DEFAULT: &str = "mongodb://127.0.0.1:27017/cmd-executor";
 pub const REDIS_URL_DEFAULT: &str = "redis://127.0.0.1:6379";
-
-/// Shorter secrets can be found by trying (RFC 2104: the length of the hash's output).
-pub const SECRET_BYTES_MIN: usize = 32;
 
 /// Secrets that stand in examples: somebody who copied one has none.
 const WELL_KNOWN: &[&str] = &["change-me", "changeme", "secret", "your-secret", "default"];

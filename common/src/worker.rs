@@ -83,11 +83,17 @@ impl Capacity {
     /// With one attempt of this size less.
     #[must_use]
     pub const fn without(self, less: &Resources) -> Self {
+        self.minus(&Self::NOTHING.with(less))
+    }
+
+    /// What is left when `taken` is taken away; never below nothing.
+    #[must_use]
+    pub const fn minus(self, taken: &Self) -> Self {
         Self {
-            cpu_millis: self.cpu_millis.saturating_sub(less.cpu_millis),
-            memory_mib: self.memory_mib.saturating_sub(less.memory_mib),
-            disk_mib: self.disk_mib.saturating_sub(less.disk_mib),
-            slots: self.slots.saturating_sub(1),
+            cpu_millis: self.cpu_millis.saturating_sub(taken.cpu_millis),
+            memory_mib: self.memory_mib.saturating_sub(taken.memory_mib),
+            disk_mib: self.disk_mib.saturating_sub(taken.disk_mib),
+            slots: self.slots.saturating_sub(taken.slots),
         }
     }
 }

@@ -60,14 +60,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    program::begin_log();
-    match start(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(|| start(Args::parse()))
 }
 
 fn start(args: Args) -> anyhow::Result<()> {
@@ -79,11 +72,7 @@ fn start(args: Args) -> anyhow::Result<()> {
     }
     let config = configure(&args, &settings, fleet)?;
     let address = settings.address(args.listen)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    runtime.block_on(Box::pin(serve(config, &settings, address)))
+    program::block_on(Box::pin(serve(config, &settings, address)))
 }
 
 /// Key ids follow from the secrets themselves, so that changing one needs no further setting.

@@ -87,14 +87,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    program::begin_log();
-    match start(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "the agent cannot go on");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(|| start(Args::parse()))
 }
 
 fn start(args: Args) -> anyhow::Result<()> {
@@ -106,11 +99,7 @@ fn start(args: Args) -> anyhow::Result<()> {
     let config = configure(args, &times)?;
     let mut docker = DockerConfig::new(config.key.worker.clone(), config.state_folder.clone());
     docker.kill_grace = times.kill_grace;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    runtime.block_on(async {
+    program::block_on(async {
         let tasks = Tasks::new();
         program::stop_on_signals(&tasks).context("no handlers for signals")?;
         worker_agent::run_docker(config, docker, Arc::new(SystemClock), tasks).await?;

@@ -43,9 +43,7 @@ pub async fn judge(
     if judged.refused.is_empty() {
         return Ok(judged.waits);
     }
-    if let Some(keys) = keys
-        && taken_before(app, caller, keys).await?
-    {
+    if taken_before(app, caller, keys).await? {
         return Ok(judged.waits);
     }
     Err(refusal(judged.refused, jobs.len(), bulk))
@@ -99,12 +97,15 @@ fn look(app: &AppState, fleet: &Fleet, jobs: &[Job]) -> Judged {
     judged
 }
 
-/// Whether a job of this very request is stored already.
+/// Whether a job of this very request is stored already; never without a key.
 pub async fn taken_before(
     app: &AppState,
     caller: &Principal,
-    keys: &[(IdempotencyKey, Fingerprint)],
+    keys: Option<&[(IdempotencyKey, Fingerprint)]>,
 ) -> Result<bool, ApiError> {
+    let Some(keys) = keys else {
+        return Ok(false);
+    };
     let names: Vec<IdempotencyKey> = keys.iter().map(|(key, _)| key.clone()).collect();
     let stored = app
         .stores

@@ -95,7 +95,11 @@ pub async fn submit(
         .collect();
     let let_in = match app.waiting.admit(&caller.account, jobs.len()).await {
         // Sent again: it was let in then, and has to find its job.
-        Err(ServiceError::LimitReached { .. }) if taken_before(app, caller, keys.as_deref()).await? => None,
+        Err(ServiceError::LimitReached { .. })
+            if admission::taken_before(app, caller, keys.as_deref()).await? =>
+        {
+            None
+        }
         answer => Some(answer?),
     };
     let answers = app.jobs.submit(new).await?;
@@ -119,17 +123,6 @@ pub async fn submit(
             Inserted::KeyReused => Err(ServiceError::KeyReused.into()),
         })
         .collect()
-}
-
-async fn taken_before(
-    app: &AppState,
-    caller: &Principal,
-    keys: Option<&[(IdempotencyKey, Fingerprint)]>,
-) -> Result<bool, ApiError> {
-    match keys {
-        Some(keys) => admission::taken_before(app, caller, keys).await,
-        None => Ok(false),
-    }
 }
 
 /// One key a job: a bulk of which only a part was stored is completed by the same request sent again.

@@ -13,7 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::ids::WorkerId;
-use crate::secret::Secret;
+use crate::secret::{SECRET_BYTES_MIN, Secret};
 use crate::time::Timestamp;
 
 /// Longest distance between the signer's clock and ours.
@@ -21,9 +21,6 @@ pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
 
 /// How long a nonce has to be remembered: twice the window, since a token is good on both sides of now.
 pub const NONCE_KEPT: Duration = Duration::from_secs(120);
-
-/// Shortest secret that is accepted, in bytes: the length of the MAC's key and output.
-pub const SECRET_LEN_MIN: usize = 32;
 
 /// Longest token text: every part has its limit.
 const TOKEN_LEN_MAX: usize = 512;
@@ -53,7 +50,7 @@ pub struct FleetSecrets(Vec<(String, Secret<Vec<u8>>)>);
 /// Why a set of secrets is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    #[error("a fleet secret must have at least {SECRET_LEN_MIN} bytes")]
+    #[error("a fleet secret must have at least {SECRET_BYTES_MIN} bytes")]
     Short,
     #[error(
         "one or two fleet secrets may be valid at a time, each under its own key id of A-Z a-z 0-9 . _ -"
@@ -67,7 +64,7 @@ impl FleetSecrets {
     pub fn new(secrets: Vec<(String, Secret<Vec<u8>>)>) -> Result<Self, SecretError> {
         if secrets
             .iter()
-            .any(|(_, secret)| secret.expose().len() < SECRET_LEN_MIN)
+            .any(|(_, secret)| secret.expose().len() < SECRET_BYTES_MIN)
         {
             return Err(SecretError::Short);
         }

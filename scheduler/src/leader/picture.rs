@@ -15,7 +15,7 @@ use common::store::{Held, StoreError, Stores};
 use common::time::Mono;
 use common::worker::{Capacity, Session, Worker};
 
-use crate::placement::{Seat, less};
+use crate::placement::Seat;
 
 /// Rows read at once.
 const PAGE: usize = 500;
@@ -183,7 +183,7 @@ impl Picture {
             return;
         };
         if let Some(used) = self.used.get_mut(&holding.worker) {
-            *used = less(used, &Capacity::NOTHING.with(&holding.resources));
+            *used = used.without(&holding.resources);
             if used.slots == 0 {
                 self.used.remove(&holding.worker);
             }
@@ -228,42 +228,19 @@ fn holding(job: &Job) -> Option<(JobId, Holding)> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use common::ids::AttemptId;
-    use common::lifecycle::testing::{job, spec};
+    use common::lifecycle::testing::{self, job, spec};
     use common::lifecycle::{JobEvent, step};
     use common::time::Timestamp;
-    use common::worker::{Condition, Load, WorkerDescription};
+    use common::worker::Condition;
 
     const C: Duration = Duration::from_secs(15);
 
     fn worker(name: &str, session: SessionId) -> Worker {
         Worker {
-            id: WorkerId::new(name).unwrap(),
-            description: WorkerDescription {
-                version: "1".into(),
-                hostname: name.into(),
-                os: "linux".into(),
-                architecture: "x86_64".into(),
-                pool: Default::default(),
-                labels: BTreeMap::new(),
-                capacity: Capacity {
-                    cpu_millis: 4_000,
-                    memory_mib: 4_096,
-                    disk_mib: 100_000,
-                    slots: 2,
-                },
-                notes: vec![],
-            },
-            condition: Condition::Ready,
-            draining: false,
             session: Some(session),
-            conn: 1,
-            registered_at: Timestamp::default(),
-            heard_at: Timestamp::default(),
-            load: Load::default(),
+            ..testing::worker(name)
         }
     }
 

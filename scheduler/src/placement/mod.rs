@@ -25,7 +25,7 @@ use common::ids::{AccountId, JobId, PoolName};
 use common::job::{JobSpec, Resources};
 
 pub use self::reserve::Reservations;
-pub use self::seat::{Kept, Seat, less};
+pub use self::seat::{Kept, Seat};
 use crate::fair_share::{FairShare, Turn, Turns};
 
 /// A waiting job as far as placement is concerned.

@@ -31,18 +31,19 @@ pub struct Kept {
 impl Seat {
     /// Whether `job` would run here now. What is kept for another is no room.
     pub fn fits(&self, job: &Candidate) -> bool {
-        let used = match &self.kept {
-            Some(kept) if kept.job != job.job => self.used.with(&kept.resources),
-            Some(_) | None => self.used,
-        };
-        fit::fits(job.wanted(), self.offer(used))
+        fit::fits(job.wanted(), self.offer(self.used_for(job.job)))
     }
 
     /// Whether there is room for a job of this size now. What is kept for another is no room.
     pub fn holds(&self, job: JobId, wanted: &Resources) -> bool {
+        self.capacity.minus(&self.used_for(job)).could_hold(wanted)
+    }
+
+    /// What is used or kept, as `job` finds it.
+    fn used_for(&self, job: JobId) -> Capacity {
         match &self.kept {
-            Some(kept) if kept.job != job => self.unkept().could_hold(wanted),
-            Some(_) | None => self.free().could_hold(wanted),
+            Some(kept) if kept.job != job => self.used.with(&kept.resources),
+            Some(_) | None => self.used,
         }
     }
 
@@ -62,13 +63,13 @@ impl Seat {
 
     /// What nobody uses.
     pub fn free(&self) -> Capacity {
-        less(&self.capacity, &self.used)
+        self.capacity.minus(&self.used)
     }
 
     /// What nobody uses and no reservation keeps.
     pub fn unkept(&self) -> Capacity {
         match &self.kept {
-            Some(kept) => less(&self.free(), &Capacity::NOTHING.with(&kept.resources)),
+            Some(kept) => self.free().without(&kept.resources),
             None => self.free(),
         }
     }
@@ -99,16 +100,6 @@ impl Seat {
             ))
             .max(part(wanted.disk_mib.saturating_sub(free.disk_mib), of.disk_mib))
             .max(part(1u32.saturating_sub(free.slots), of.slots))
-    }
-}
-
-/// `of` without `taken`; never below nothing.
-pub const fn less(of: &Capacity, taken: &Capacity) -> Capacity {
-    Capacity {
-        cpu_millis: of.cpu_millis.saturating_sub(taken.cpu_millis),
-        memory_mib: of.memory_mib.saturating_sub(taken.memory_mib),
-        disk_mib: of.disk_mib.saturating_sub(taken.disk_mib),
-        slots: of.slots.saturating_sub(taken.slots),
     }
 }
 
