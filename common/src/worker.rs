@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{PoolName, SessionId, WorkerId};
+use crate::ids::{AttemptId, PoolName, SessionId, WorkerId};
 use crate::job::Resources;
 use crate::time::Timestamp;
 
@@ -118,12 +118,15 @@ impl Condition {
 }
 
 /// Use of the node, for pages; decides nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Load {
     pub cpu_percent: u8,
     pub memory_free_mib: u32,
     pub disk_free_mib: u32,
     pub running: u32,
+    /// Attempts whose image is being fetched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pulling: Vec<AttemptId>,
 }
 
 /// A worker's session with the control plane: the lease of all its attempts.

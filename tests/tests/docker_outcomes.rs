@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use common::api_types::{JobView, LimitsBody, OutcomeView, ResourcesBody, RetryBody, SubmitJob};
 use common::attempt::NotStartedReason;
+use common::explain::Reason;
 use common::job::StateName;
 use common::log::Stream;
 use jobworker_e2e::client::{Client, argv, brief, refusal, shell};
@@ -133,12 +134,31 @@ async fn a_job_that_runs_too_long_is_ended_with_everything_that_it_started() -> 
 }
 
 #[tokio::test]
-async fn an_image_that_does_not_come_in_time_is_told_and_its_job_does_not_wait_longer() -> Result<()> {
+async fn an_image_that_does_not_come_is_what_its_job_waits_for_until_the_limit_and_no_longer() -> Result<()> {
     let cluster = Cluster::start().await?;
     let client = cluster.client()?;
     // a registry that takes connections and never says a word
     let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
     let image = format!("{}/never:1", silent.local_addr()?);
+    let patient = SubmitJob {
+        image: Some(image.clone()),
+        ..shell("true")
+    };
+    let waits = client.submit(&patient).await?.id;
+    wait_for(LONG, "the reason", async || {
+        let told = client
+            .explain(waits)
+            .await
+            .map_err(|error| format!("{error:#}"))?;
+        match told.waiting {
+            Some(waiting) if waiting.reason == Reason::ImagePulling => Ok(()),
+            _ => Err(told.sentence),
+        }
+    })
+    .await?;
+    client.cancel(waits, "it has waited long enough").await?;
+    assert_eq!(client.ended(waits, LONG).await?.state, StateName::Cancelled);
+
     let impatient = SubmitJob {
         image: Some(image.clone()),
         limits: LimitsBody {

@@ -56,6 +56,7 @@ impl LoadMeter {
             memory_free_mib: narrow(memory_free / MIB),
             disk_free_mib: disk_free_mib(folder),
             running: u32::try_from(running).unwrap_or(u32::MAX),
+            pulling: Vec::new(),
         }
     }
 }

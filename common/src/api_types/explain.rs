@@ -79,7 +79,7 @@ pub struct WaitingView {
     /// With `backoff`: how the attempt before ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<OutcomeView>,
-    /// With `starting`: who has it.
+    /// With `image_pulling` and `starting`: who has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerId>,
     /// While it is queued.

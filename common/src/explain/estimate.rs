@@ -105,6 +105,7 @@ pub(super) fn queued(job: &Job, reason: Reason, facts: &Facts<'_>) -> Option<Est
         | Reason::NextInLine
         | Reason::Backoff
         | Reason::NotBefore
+        | Reason::ImagePulling
         | Reason::Starting => return None,
     };
     let others = match place.all.saturating_sub(place.of) {

@@ -29,12 +29,14 @@ pub enum Reason {
     Backoff,
     /// The time that it was asked to start at has not come.
     NotBefore,
+    /// A worker has it and fetches its image.
+    ImagePulling,
     /// A worker has it and gets it ready.
     Starting,
 }
 
 impl Reason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoWorkers,
         Self::NoWorkerFits,
         Self::AccountLimit,
@@ -46,6 +48,7 @@ impl Reason {
         Self::NextInLine,
         Self::Backoff,
         Self::NotBefore,
+        Self::ImagePulling,
         Self::Starting,
     ];
 
@@ -63,6 +66,7 @@ impl Reason {
             Self::NextInLine => "next_in_line",
             Self::Backoff => "backoff",
             Self::NotBefore => "not_before",
+            Self::ImagePulling => "image_pulling",
             Self::Starting => "starting",
         }
     }

@@ -7,7 +7,7 @@ use super::estimate::{self, Estimate, Typical};
 use super::{Fleet, Reason, VerdictKind, Verdicts, summary};
 use crate::attempt::Outcome;
 use crate::fit::Wanted;
-use crate::ids::WorkerId;
+use crate::ids::{AttemptId, WorkerId};
 use crate::job::{Job, JobState, Lease};
 use crate::time::Timestamp;
 use crate::words::{count, show_duration};
@@ -77,7 +77,7 @@ pub struct Waiting<'a> {
     pub until: Option<Timestamp>,
     /// With `Backoff`: how the attempt before ended.
     pub after: Option<&'a Outcome>,
-    /// With `Starting`.
+    /// With `ImagePulling` and `Starting`.
     pub worker: Option<&'a WorkerId>,
     pub place: Option<Place>,
     /// Where the account has a limit.
@@ -105,7 +105,12 @@ pub fn explain<'a>(job: &'a Job, facts: &Facts<'a>) -> Explanation<'a> {
     match &job.state {
         JobState::Scheduled { at } => scheduled(job, *at, facts),
         JobState::Queued { since } => queued(job, *since, facts),
-        JobState::Assigned { lease, since, .. } => starting(job, lease, *since, facts),
+        JobState::Assigned {
+            attempt,
+            lease,
+            since,
+            ..
+        } => starting(job, *attempt, lease, *since, facts),
         JobState::Running { lease, since, .. } => running(job, lease, *since, facts),
         JobState::Succeeded { at } | JobState::Failed { at, .. } | JobState::Cancelled { at, .. } => {
             let ending = ending::of_ended(job, *at);
@@ -245,9 +250,11 @@ fn told(
             ),
             None,
         ),
-        Reason::NextInLine | Reason::Backoff | Reason::NotBefore | Reason::Starting => {
-            next_in_line(since, facts)
-        }
+        Reason::NextInLine
+        | Reason::Backoff
+        | Reason::NotBefore
+        | Reason::ImagePulling
+        | Reason::Starting => next_in_line(since, facts),
     }
 }
 
@@ -303,16 +310,34 @@ fn named(verdicts: &Verdicts<'_>) -> String {
     }
 }
 
-fn starting<'a>(job: &'a Job, lease: &'a Lease, since: Timestamp, facts: &Facts<'a>) -> Explanation<'a> {
+fn starting<'a>(
+    job: &'a Job,
+    attempt: AttemptId,
+    lease: &'a Lease,
+    since: Timestamp,
+    facts: &Facts<'a>,
+) -> Explanation<'a> {
     let given = show_duration(facts.now.since(since));
-    let mut sentence = format!(
-        "{} was given it {given} ago and gets it ready: its inputs, its image, its container.",
-        lease.worker
-    );
+    // By the worker's last heartbeat: the image may be there by now.
+    let pulling = facts
+        .fleet
+        .worker(&lease.worker)
+        .is_some_and(|seen| seen.worker.load.pulling.contains(&attempt));
+    let (reason, does) = if pulling {
+        let (image, limit) = (&job.spec.image, show_duration(job.spec.limits.pull));
+        (
+            Reason::ImagePulling,
+            format!("fetches its image {image}, for {limit} at the most"),
+        )
+    } else {
+        let does = "gets it ready: its inputs, its image, its container";
+        (Reason::Starting, does.to_owned())
+    };
+    let mut sentence = format!("{} was given it {given} ago and {does}.", lease.worker);
     sentence.push_str(&told_of_worker(job, lease, facts));
     let waiting = Waiting {
         worker: Some(&lease.worker),
-        ..Waiting::bare(Reason::Starting, since)
+        ..Waiting::bare(reason, since)
     };
     waiting.told(sentence, None)
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use common::explain::{Detail, Facts, Fleet, Holding, Method, Place, Reason, VerdictKind, Waiting, explain};
-use common::ids::PoolName;
+use common::ids::{AttemptId, PoolName};
 use common::job::{Job, JobState};
 use common::lifecycle::testing;
 use common::lifecycle::{JobEvent, step};
@@ -168,6 +168,15 @@ fn what_a_worker_has_names_it_and_how_long_it_is_silent() {
         since,
     };
     expect(&job, &facts(&one), Reason::Starting, "w was given it 30.0 s ago");
+    let mut pulls = worker("w");
+    pulls.load.pulling = vec![AttemptId::random(), attempt];
+    let pulls = fleet(vec![pulls], &[]);
+    expect(
+        &job,
+        &facts(&pulls),
+        Reason::ImagePulling,
+        "fetches its image busybox:1",
+    );
     let mut silent = worker("w");
     silent.heard_at = ago(100);
     let silent = fleet(vec![silent], &[]);

@@ -210,7 +210,10 @@ pub async fn an_agents_words_and_the_wish_to_drain_leave_each_other_alone(backen
     );
     let row = workers.get(id).await.unwrap().unwrap();
     assert!(row.draining);
-    assert_eq!((row.registered_at, row.load), (hello.registered_at, drained.load));
+    assert_eq!(
+        (row.registered_at, &row.load),
+        (hello.registered_at, &drained.load)
+    );
     let resumed = workers.set_draining(id, false).await.unwrap().unwrap();
     assert_eq!(
         resumed,

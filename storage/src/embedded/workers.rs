@@ -54,7 +54,7 @@ impl WorkerStore for Workers {
             }
             let new = Worker {
                 condition: words.condition.clone(),
-                load: words.load,
+                load: words.load.clone(),
                 heard_at: words.heard_at,
                 ..row.clone()
             };

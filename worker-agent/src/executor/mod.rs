@@ -44,6 +44,11 @@ pub trait Executor: Send + Sync {
     /// Whether it can start jobs now. Asked for every few heartbeats, so it answers within a second or so.
     async fn condition(&self) -> Condition;
 
+    /// Whether the attempt's `prepare` waits for an image that is being fetched. An executor without images never does.
+    fn is_pulling(&self, _attempt: AttemptId) -> bool {
+        false
+    }
+
     /// Everything up to, and without, the start of the job: the node's policy, image, workspace with its inputs,
     /// container started with init attached and waiting.
     ///

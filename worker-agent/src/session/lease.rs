@@ -3,8 +3,10 @@
 //! Invariants: a deadline is counted from the *sending* of the heartbeat (or hello) that was acknowledged, never from
 //! the answer, and never moves back. A heartbeat that stays unanswered renews nothing.
 
+use common::ids::AttemptId;
 use common::protocol::{FromWorker, Verdict, VerdictFor};
 use common::time::Mono;
+use common::worker::Load;
 
 use super::{LinkState, Session};
 
@@ -23,7 +25,10 @@ impl Session {
             attempts: self.held(),
             condition: self.condition.borrow().clone(),
             draining: self.draining,
-            load: self.load.sample(&self.load_folder, self.attempts.len()),
+            load: Load {
+                pulling: self.pulling(),
+                ..self.load.sample(&self.load_folder, self.attempts.len())
+            },
         };
         // Before it is handed over: a lease may only be judged too short.
         self.sent.insert(self.number, self.clock.mono());
@@ -31,6 +36,14 @@ impl Session {
             self.sent.pop_first();
         }
         self.say(message);
+    }
+
+    /// Told to people who ask why nothing runs yet.
+    fn pulling(&self) -> Vec<AttemptId> {
+        let attempts = self.attempts.keys().copied();
+        attempts
+            .filter(|attempt| self.context.executor.is_pulling(*attempt))
+            .collect()
     }
 
     /// A heartbeat (or hello) sent at `sent_at` was acknowledged.

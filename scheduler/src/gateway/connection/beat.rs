@@ -67,7 +67,7 @@ impl Connection {
                             session,
                             conn,
                             condition: heartbeat.condition.clone(),
-                            load: heartbeat.load,
+                            load: heartbeat.load.clone(),
                             heard_at: clock.now(),
                         };
                         let Some(before) = stores.workers.refresh(&worker, &words).await? else {

@@ -86,7 +86,8 @@ pub fn condition(condition: Condition) -> Condition {
     }
 }
 
-pub fn load(load: Load) -> Load {
+pub fn load(mut load: Load) -> Load {
+    load.pulling.truncate(HELD_ATTEMPTS_MAX);
     Load {
         cpu_percent: load.cpu_percent.min(100),
         ..load

@@ -1,14 +1,15 @@
 //! Images: had or fetched, and what they say of commands, resolved as `docker run` does it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::errors::Error as EngineError;
 use bollard::models::ImageInspect;
 use bollard::query_parameters::{CreateImageOptions, RemoveImageOptions};
 use common::attempt::NotStartedReason;
+use common::ids::AttemptId;
 use common::job::{Command, JobSpec};
 use common::time::SharedClock;
 use futures_util::StreamExt;
@@ -155,6 +156,27 @@ pub struct Images {
     known: Mutex<HashMap<String, (ImageRules, common::time::Mono)>>,
     /// One of them for each name, by its hash: a slow registry holds up few other names, and nothing is kept of one.
     pulling: [tokio::sync::Mutex<()>; PULLS_MAX],
+    /// Who waits for a pull.
+    waiting: Mutex<BTreeSet<AttemptId>>,
+}
+
+/// In [`Images::waiting`] for as long as this lives: a wait that is given up ends it as well.
+struct Wait<'a> {
+    images: &'a Images,
+    attempt: AttemptId,
+}
+
+impl<'a> Wait<'a> {
+    fn begin(images: &'a Images, attempt: AttemptId) -> Self {
+        images.waiting().insert(attempt);
+        Self { images, attempt }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.images.waiting().remove(&self.attempt);
+    }
 }
 
 impl Images {
@@ -164,21 +186,31 @@ impl Images {
             clock,
             known: Mutex::default(),
             pulling: Default::default(),
+            waiting: Mutex::default(),
         }
     }
 
-    /// The image's rules, and how long a pull took where one was needed. Waits `within` at the most, another job's pull
-    /// of the same image included; a pull that nobody waits for any more is given up.
+    pub fn is_pulling(&self, attempt: AttemptId) -> bool {
+        self.waiting().contains(&attempt)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeSet<AttemptId>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rules of the job's image, and how long a pull took where one was needed. Waits as long as the job lets it,
+    /// another job's pull of the same image included; a pull that nobody waits for any more is given up.
     ///
     /// # Errors
     /// [`StartFailure::ImageUnavailable`] with the engine's words; `Infra` when the engine does not answer.
     pub async fn get(
         &self,
-        name: &str,
+        attempt: AttemptId,
+        spec: &JobSpec,
         policy: &Policy,
-        within: Duration,
     ) -> Result<(ImageRules, Option<u64>), StartFailure> {
-        tokio::time::timeout(within, self.had_or_pulled(name, policy))
+        let (name, within) = (&spec.image, spec.limits.pull);
+        tokio::time::timeout(within, self.had_or_pulled(attempt, name, policy))
             .await
             .unwrap_or_else(|_| {
                 Err(unavailable(format!(
@@ -190,6 +222,7 @@ impl Images {
 
     async fn had_or_pulled(
         &self,
+        attempt: AttemptId,
         name: &str,
         policy: &Policy,
     ) -> Result<(ImageRules, Option<u64>), StartFailure> {
@@ -204,6 +237,7 @@ impl Images {
                 "{name} is not on this node, whose owner lets nothing be pulled"
             )));
         }
+        let _told = Wait::begin(self, attempt);
         let _one_at_a_time = self.pulling[place_of(name)].lock().await;
         let began = self.clock.mono();
         if self.inspect(name).await?.is_none() {

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bollard::query_parameters::ListContainersOptions;
 use common::attempt::NotStartedReason;
-use common::ids::WorkerId;
+use common::ids::{AttemptId, WorkerId};
 use common::job::Resources;
 use common::tasks::Tasks;
 use common::time::{Mono, SharedClock, Timestamp};
@@ -280,6 +280,10 @@ impl Executor for DockerExecutor {
         self.preflight.condition().await
     }
 
+    fn is_pulling(&self, attempt: AttemptId) -> bool {
+        self.images.is_pulling(attempt)
+    }
+
     async fn prepare(&self, request: PrepareRequest) -> Result<Box<dyn Prepared>, StartFailure> {
         let spec = &request.assignment.spec;
         if request.slot >= SLOT_USERS {
@@ -292,7 +296,7 @@ impl Executor for DockerExecutor {
         }
         let images = &self.images;
         let (rules, pull_ms) = images
-            .get(&spec.image, &self.shared.policy, spec.limits.pull)
+            .get(request.assignment.attempt, spec, &self.shared.policy)
             .await?;
         if let Some(message) = volume_problem(&rules.volumes) {
             return Err(StartFailure::Rejected { message });
