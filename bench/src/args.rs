@@ -29,6 +29,16 @@ pub enum Measure {
     Memory(MemoryArgs),
     /// The same number of jobs through BullMQ on Redis (installs it by npm)
     Peers(PeersArgs),
+    /// Separate programs: the leader killed again and again, until work is given out anew
+    Failover(FailoverArgs),
+    /// Separate programs: Redis wiped with many jobs waiting, until all are back in order
+    Flush(FlushArgs),
+    /// Separate programs: many jobs through them, against what the database itself can do
+    Fleet(FleetArgs),
+    /// Separate programs: how much slower a start and a submission are with many jobs waiting
+    Depth(DepthArgs),
+    /// Separate programs: thousands of agents on one scheduler
+    Agents(AgentsArgs),
     /// All of them with their defaults, one after the other
     All,
 }
@@ -42,6 +52,11 @@ impl Measure {
             Self::Output(_) => "output",
             Self::Memory(_) => "memory",
             Self::Peers(_) => "peers",
+            Self::Failover(_) => "failover",
+            Self::Flush(_) => "flush",
+            Self::Fleet(_) => "fleet",
+            Self::Depth(_) => "depth",
+            Self::Agents(_) => "agents",
             Self::All => "all",
         }
     }
@@ -56,6 +71,11 @@ impl Measure {
                 Self::Output(OutputArgs::default()),
                 Self::Memory(MemoryArgs::default()),
                 Self::Peers(PeersArgs::default()),
+                Self::Failover(FailoverArgs::default()),
+                Self::Flush(FlushArgs::default()),
+                Self::Fleet(FleetArgs::default()),
+                Self::Depth(DepthArgs::default()),
+                Self::Agents(AgentsArgs::default()),
             ],
             one => vec![one.clone()],
         }
@@ -80,6 +100,11 @@ defaults! {
     OutputArgs { mib: 1_024 }
     MemoryArgs { jobs: 100_000 }
     PeersArgs { jobs: 60_000 }
+    FailoverArgs { kills: 20, seed: 1 }
+    FlushArgs { jobs: vec![10_000, 1_000_000] }
+    FleetArgs { jobs: 20_000, agents: 4, slots: 250, submitters: 4, batch: 1_000 }
+    DepthArgs { few: 1_000, many: 1_000_000, samples: 400 }
+    AgentsArgs { agents: 10_000, attempts: 8, seconds: 60 }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -137,4 +162,63 @@ pub struct MemoryArgs {
 pub struct PeersArgs {
     #[arg(long, default_value_t = Self::default().jobs)]
     pub jobs: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct FailoverArgs {
+    #[arg(long, default_value_t = Self::default().kills)]
+    pub kills: usize,
+    /// Of the random instants
+    #[arg(long, default_value_t = Self::default().seed)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct FlushArgs {
+    /// Jobs that wait; a run for each number
+    #[arg(long, value_delimiter = ',', default_values_t = Self::default().jobs)]
+    pub jobs: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct FleetArgs {
+    #[arg(long, default_value_t = Self::default().jobs)]
+    pub jobs: usize,
+    /// Simulated agents, each with a WebSocket of its own
+    #[arg(long, default_value_t = Self::default().agents)]
+    pub agents: usize,
+    /// Slots of each
+    #[arg(long, default_value_t = Self::default().slots)]
+    pub slots: u32,
+    /// Clients that submit at the same time
+    #[arg(long, default_value_t = Self::default().submitters)]
+    pub submitters: usize,
+    /// Jobs a request
+    #[arg(long, default_value_t = Self::default().batch)]
+    pub batch: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DepthArgs {
+    /// Jobs that wait in the first run
+    #[arg(long, default_value_t = Self::default().few)]
+    pub few: usize,
+    /// Jobs that wait in the second
+    #[arg(long, default_value_t = Self::default().many)]
+    pub many: usize,
+    /// Starts, and submissions, of each run
+    #[arg(long, default_value_t = Self::default().samples)]
+    pub samples: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct AgentsArgs {
+    #[arg(long, default_value_t = Self::default().agents)]
+    pub agents: usize,
+    /// That each runs in the second part
+    #[arg(long, default_value_t = Self::default().attempts)]
+    pub attempts: u32,
+    /// That memory and processor are watched for, in each part
+    #[arg(long, default_value_t = Self::default().seconds)]
+    pub seconds: u64,
 }

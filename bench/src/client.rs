@@ -17,6 +17,8 @@ use serde::de::DeserializeOwned;
 const REQUEST_WITHIN: Duration = Duration::from_secs(600);
 /// For a worker to appear after its start.
 const WORKERS_WITHIN: Duration = Duration::from_secs(30);
+/// Jobs a request: the most that one may carry.
+const BULK_MAX: usize = 1_000;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone)]
@@ -67,6 +69,20 @@ impl Client {
     pub async fn submit_many(&self, jobs: Vec<SubmitJob>) -> anyhow::Result<Vec<JobId>> {
         let answer: BulkAnswer = self.post(paths::JOBS_BULK, &SubmitBulk { jobs }).await?;
         Ok(answer.ids)
+    }
+
+    /// Submits so many jobs in requests of as many as one may carry.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn submit_count(&self, jobs: usize) -> anyhow::Result<()> {
+        let mut left = jobs;
+        while left > 0 {
+            let count = left.min(BULK_MAX);
+            self.submit_many(vec![job_of(&["true"]); count]).await?;
+            left -= count;
+        }
+        Ok(())
     }
 
     /// # Errors

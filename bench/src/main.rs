@@ -8,11 +8,13 @@ mod args;
 mod client;
 mod docker;
 mod document;
+mod fleet;
 mod machine;
 mod measures;
 mod process;
 mod report;
 mod server;
+mod servers;
 mod simulated;
 mod stats;
 

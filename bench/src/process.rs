@@ -22,6 +22,13 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The end of a program's log.
+pub fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
 /// Resident memory now, in MB (of 10^6 bytes).
 pub fn rss_mb(pid: u32) -> f64 {
     status_mb(pid, "VmRSS:")

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use common::ids::WorkerId;
-use common::protocol::token::{FleetSecrets, WorkerKey};
+use common::protocol::token::FleetSecrets;
 use common::secret::Secret;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 
 use crate::client::Client;
 use crate::process;
+use crate::simulated::Door;
 use crate::stats::Stopwatch;
 
 /// A start with 100,000 jobs on a busy machine, ten times over.
@@ -49,8 +50,8 @@ pub struct Server {
     child: Child,
     pub pid: u32,
     pub client: Client,
-    /// `host:port` where agents connect.
-    pub workers: String,
+    /// Where agents connect.
+    workers: String,
     pub token: String,
     /// From the start of the process until it said that it is ready.
     pub ready_in: Duration,
@@ -119,7 +120,7 @@ impl Installation {
         let mut child = command.spawn().context("starting `jobworker up`")?;
         let found = wait_ready(&mut child, &ready, &watch).await;
         let ready_in = watch.read();
-        let found = found.with_context(|| format!("its log ends:\n{}", tail(&log)))?;
+        let found = found.with_context(|| format!("its log ends:\n{}", process::tail(&log)))?;
         let password = std::fs::read_to_string(at("password")).context("reading the first password")?;
         let (client, token) = Client::sign_in(&found.api, password.trim()).await?;
         Ok(Server {
@@ -150,18 +151,12 @@ async fn wait_ready(child: &mut Child, ready: &Path, watch: &Stopwatch) -> anyho
     anyhow::bail!("`jobworker up` was not ready after {} s", READY_WITHIN.as_secs())
 }
 
-fn tail(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(15)..].join("\n")
-}
-
 impl Server {
-    /// A key for a worker of this name, as an operator would make one from the fleet's secret.
+    /// Where agents connect, with keys as an operator would make them from the fleet's secret.
     ///
     /// # Errors
     /// The installation's secrets cannot be read.
-    pub fn worker_key(&self, name: &str) -> anyhow::Result<WorkerKey> {
+    pub fn door(&self) -> anyhow::Result<Door> {
         #[derive(Deserialize)]
         struct Stored {
             fleet_secret: String,
@@ -170,7 +165,11 @@ impl Server {
         let stored: Stored = serde_json::from_slice(&text)?;
         let secret = data_encoding::HEXLOWER.decode(stored.fleet_secret.as_bytes())?;
         let fleet = FleetSecrets::new(vec![("k1".to_owned(), Secret::new(secret))])?;
-        Ok(fleet.worker_key(&WorkerId::new(name)?, 1))
+        let authority = self.workers.split("://").last().unwrap_or(&self.workers);
+        Ok(Door {
+            addresses: [authority.trim_end_matches('/').to_owned()].into(),
+            fleet: Arc::new(fleet),
+        })
     }
 
     /// Ends it as Ctrl-C does, and waits.

@@ -8,7 +8,7 @@ use crate::args::IdleArgs;
 use crate::client::job_of;
 use crate::report::{Findings, Row, number};
 use crate::server::{Agent, Installation};
-use crate::simulated;
+use crate::simulated::{self, Crowd};
 use crate::stats::{Samples, Stopwatch};
 
 pub const MEDIAN_MS_MAX: f64 = 2.0;
@@ -20,7 +20,8 @@ pub async fn run(args: &IdleArgs) -> anyhow::Result<Findings> {
     let installation = Installation::new()?;
     let server = installation.start(Agent::None).await?;
     let tasks = Tasks::new();
-    let tally = simulated::start(&server, 1, 8, &tasks).await?;
+    let tally =
+        simulated::start_ready(&server.door()?, &Crowd::finishing(1, 8), &server.client, &tasks).await?;
     let job = job_of(&["true"]);
     for _ in 0..args.warm_up {
         server.client.run(&job).await?;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::args::MemoryArgs;
-use crate::client::job_of;
 use crate::process;
 use crate::report::{Findings, Row, number};
 use crate::server::{Agent, Installation};
@@ -14,8 +13,6 @@ pub const START_S_MAX: f64 = 5.0;
 
 /// What a start allocates for a moment has gone by then.
 const SETTLE: Duration = Duration::from_secs(5);
-/// Jobs a request: the most that one may carry.
-const BATCH: usize = 1_000;
 
 /// # Errors
 /// A job was lost.
@@ -32,12 +29,7 @@ pub async fn run(args: &MemoryArgs) -> anyhow::Result<Findings> {
     let installation = Installation::new()?;
     let server = installation.start(Agent::None).await?;
     let empty_start = server.ready_in;
-    let mut left = args.jobs;
-    while left > 0 {
-        let count = left.min(BATCH);
-        server.client.submit_many(vec![job_of(&["true"]); count]).await?;
-        left -= count;
-    }
+    server.client.submit_count(args.jobs).await?;
     tokio::time::sleep(SETTLE).await;
     let (waiting, peak) = (process::rss_mb(server.pid), process::rss_peak_mb(server.pid));
     server.stop().await?;

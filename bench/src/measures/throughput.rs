@@ -12,7 +12,7 @@ use crate::client::{Client, job_of};
 use crate::process;
 use crate::report::{Findings, Row, number};
 use crate::server::{Agent, Installation};
-use crate::simulated::{self, Tally};
+use crate::simulated::{self, Crowd, Tally};
 use crate::stats::Stopwatch;
 
 pub const JOBS_PER_SECOND_MIN: f64 = 6_000.0;
@@ -39,39 +39,19 @@ pub async fn measure(args: &ThroughputArgs) -> anyhow::Result<Measured> {
     let installation = Installation::new()?;
     let server = installation.start(Agent::None).await?;
     let tasks = Tasks::new();
-    let tally = simulated::start(&server, args.agents, args.slots, &tasks).await?;
+    let crowd = Crowd::finishing(args.agents, args.slots);
+    let tally = simulated::start_ready(&server.door()?, &crowd, &server.client, &tasks).await?;
 
     let cpu_before = (
         process::cpu_seconds(server.pid),
         process::cpu_seconds(std::process::id()),
     );
-    let watch = Stopwatch::start();
-    let left = Arc::new(AtomicUsize::new(args.jobs));
-    let (failed, mut failures) = tokio::sync::mpsc::channel(args.submitters.max(1));
-    let done = Arc::new(AtomicUsize::new(0));
-    for _ in 0..args.submitters {
-        let (client, left, done) = (server.client.clone(), Arc::clone(&left), Arc::clone(&done));
-        let (failed, batch) = (failed.clone(), args.batch);
-        tasks.spawn("submitter", async move {
-            if let Err(error) = submit(&client, &left, batch).await {
-                let _ = failed.send(error).await;
-            }
-            done.fetch_add(1, Ordering::AcqRel);
-        });
-    }
-    let submitted = wait_for(&watch, &tally, 0, || {
-        done.load(Ordering::Acquire) == args.submitters
-    })
-    .await?;
-    if let Ok(error) = failures.try_recv() {
-        return Err(error);
-    }
-    let wanted = args.jobs as u64;
-    let seconds = wait_for(&watch, &tally, wanted, || true).await?.as_secs_f64();
+    let (submitted, seconds) = push_through(&server.client, &tally, args, &tasks).await?;
     let cpu = (
         process::cpu_seconds(server.pid) - cpu_before.0,
         process::cpu_seconds(std::process::id()) - cpu_before.1,
     );
+    let wanted = args.jobs as u64;
     let (peak, counts) = (process::rss_peak_mb(server.pid), server.client.counts().await?);
     anyhow::ensure!(
         counts.succeeded == wanted,
@@ -92,6 +72,42 @@ pub async fn measure(args: &ThroughputArgs) -> anyhow::Result<Measured> {
         cpu: (cpu.0 / jobs * 1e6, cpu.1 / jobs * 1e6),
         peak_mb: peak,
     })
+}
+
+/// Submits all jobs and waits until every result is accepted. Answers when the last submission was acknowledged, and
+/// the seconds in all.
+///
+/// # Errors
+/// A job was refused, or no more results come.
+pub async fn push_through(
+    client: &Client,
+    tally: &Tally,
+    args: &ThroughputArgs,
+    tasks: &Tasks,
+) -> anyhow::Result<(Duration, f64)> {
+    let watch = Stopwatch::start();
+    let left = Arc::new(AtomicUsize::new(args.jobs));
+    let (failed, mut failures) = tokio::sync::mpsc::channel(args.submitters.max(1));
+    let done = Arc::new(AtomicUsize::new(0));
+    for _ in 0..args.submitters {
+        let (client, left, done) = (client.clone(), Arc::clone(&left), Arc::clone(&done));
+        let (failed, batch) = (failed.clone(), args.batch);
+        tasks.spawn("submitter", async move {
+            if let Err(error) = submit(&client, &left, batch).await {
+                let _ = failed.send(error).await;
+            }
+            done.fetch_add(1, Ordering::AcqRel);
+        });
+    }
+    let submitted = wait_for(&watch, tally, 0, || {
+        done.load(Ordering::Acquire) == args.submitters
+    })
+    .await?;
+    if let Ok(error) = failures.try_recv() {
+        return Err(error);
+    }
+    let ended = wait_for(&watch, tally, args.jobs as u64, || true).await?;
+    Ok((submitted, ended.as_secs_f64()))
 }
 
 /// # Errors

@@ -84,7 +84,7 @@ fn with_database(uri: &str, name: &str) -> String {
 }
 
 /// The installed server.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let installed = cache

@@ -1,0 +1,117 @@
+//! Whether a long queue makes anything slower: the time from a freed slot to the next start, and of a submission, with few
+//! jobs waiting and with many, on the same system.
+
+use std::time::Duration;
+
+use common::tasks::Tasks;
+
+use crate::args::DepthArgs;
+use crate::client::job_of;
+use crate::fleet::Fleet;
+use crate::report::{Findings, Row, number};
+use crate::servers::Durability;
+use crate::simulated::{self, Crowd};
+use crate::stats::{Samples, Stopwatch, Summary};
+
+pub const RATIO_MAX: f64 = 1.25;
+
+const GIVEN_UP: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Of each kind before those that count.
+const WARM_UP: usize = 20;
+
+struct Measured {
+    start: Summary,
+    submit: Summary,
+}
+
+/// # Errors
+/// A job was refused, or no more start.
+pub async fn run(args: &DepthArgs) -> anyhow::Result<Findings> {
+    let fleet = Fleet::start(1, Durability::Synced).await?;
+    fleet.leader().await?;
+    let few = measure(&fleet, args, args.few).await?;
+    let many = measure(&fleet, args, args.many).await?;
+    let pair = |few: f64, many: f64| format!("{}, {} ms", number(few), number(many));
+    Ok(Findings {
+        title: "separate programs: a start and a submission, by how many jobs wait",
+        counts: format!(
+            "{} jobs waiting against {}; {} starts and {} submissions each, one by one; one simulated agent with one \
+             slot; every commit durable",
+            args.many, args.few, args.samples, args.samples
+        ),
+        rows: vec![
+            Row::at_most(
+                "freed slot to next start, ratio of medians",
+                RATIO_MAX,
+                many.start.median / few.start.median,
+                "",
+            ),
+            Row::at_most(
+                "submission, ratio of medians",
+                RATIO_MAX,
+                many.submit.median / few.submit.median,
+                "",
+            ),
+            Row::told(
+                "freed slot to next start, medians",
+                pair(few.start.median, many.start.median),
+            ),
+            Row::told("the same, 90th percentiles", pair(few.start.p90, many.start.p90)),
+            Row::told("the same, 99th percentiles", pair(few.start.p99, many.start.p99)),
+            Row::told("submission, medians", pair(few.submit.median, many.submit.median)),
+            Row::told(
+                "the same, 90th percentiles",
+                pair(few.submit.p90, many.submit.p90),
+            ),
+            Row::told(
+                "the same, 99th percentiles",
+                pair(few.submit.p99, many.submit.p99),
+            ),
+        ],
+        notes: vec![
+            "Freed slot to next start: at the agent, from the sending of a result to the next assignment."
+                .to_owned(),
+            format!("Database: `{}`", fleet.mongo.command),
+        ],
+    })
+}
+
+async fn measure(fleet: &Fleet, args: &DepthArgs, waiting: usize) -> anyhow::Result<Measured> {
+    let client = &fleet.client;
+    let there = usize::try_from(client.counts().await?.queued)?;
+    client.submit_count(waiting.saturating_sub(there)).await?;
+    eprintln!("{waiting} jobs wait");
+    // One after the other eats as many as it measures; submissions put as many back.
+    let start = starts(fleet, args.samples).await?;
+    let mut submits = Vec::with_capacity(args.samples);
+    for turn in 0..WARM_UP + args.samples {
+        let watch = Stopwatch::start();
+        client.submit(&job_of(&["true"])).await?;
+        if turn >= WARM_UP {
+            submits.push(watch.millis());
+        }
+    }
+    Ok(Measured {
+        start: Samples::new(start).summary(),
+        submit: Samples::new(submits).summary(),
+    })
+}
+
+async fn starts(fleet: &Fleet, samples: usize) -> anyhow::Result<Vec<f64>> {
+    let tasks = Tasks::new();
+    let tally = simulated::start(&fleet.door(), &Crowd::finishing(1, 1), &tasks)?;
+    let watch = Stopwatch::start();
+    while tally.freed() < WARM_UP + samples {
+        anyhow::ensure!(
+            watch.read() < GIVEN_UP,
+            "{} jobs started and no more",
+            tally.freed()
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    tasks.stop();
+    let mut waits = tally.take_freed();
+    waits.truncate(WARM_UP + samples);
+    Ok(waits.split_off(WARM_UP))
+}
