@@ -29,6 +29,8 @@ use crate::proxy::Proxy;
 use crate::wait::{LONG, wait_for};
 
 const LOG_LINES_SHOWN: usize = 40;
+/// What each program logs once all of it is open.
+const SERVES: &str = " serves";
 
 /// How many of each.
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +133,7 @@ impl Fleet {
             environment: self.environment.clone(),
             ways: None,
             process: None,
+            served: 0,
         })
     }
 
@@ -266,6 +269,8 @@ pub struct Program {
     environment: Environment,
     ways: Option<Ways>,
     process: Option<Running>,
+    /// How often it had said that it serves, before its last start.
+    served: usize,
 }
 
 impl Program {
@@ -308,6 +313,7 @@ impl Program {
         if self.process.is_some() {
             bail!("{} runs already", self.log.display());
         }
+        self.served = self.said(SERVES);
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(program(self.binary)?);
         self.environment.give(&mut command);
@@ -319,15 +325,20 @@ impl Program {
         Ok(())
     }
 
-    /// Until it takes connections.
+    /// Until it has opened its stores and takes connections.
     ///
     /// # Errors
     /// When it ends before, or takes too long.
     pub async fn listens(&mut self) -> Result<()> {
-        let (address, process) = (self.address, self.process.as_mut().context("it does not run")?);
+        let (address, served, log) = (self.address, self.served, self.log.clone());
+        let process = self.process.as_mut().context("it does not run")?;
         let ready = wait_for(LONG, "a program to listen", async || {
             if let Ok(Some(status)) = process.ended() {
                 return Ok(Err(status));
+            }
+            // its port is there before its stores are: who finds none ends again
+            if lines_with(&log, SERVES) <= served {
+                return Err("it does not say that it serves".to_owned());
             }
             let connected = tokio::net::TcpStream::connect(address).await;
             connected.map(|_| Ok(())).map_err(|error| error.to_string())
@@ -359,8 +370,7 @@ impl Program {
 
     /// Whether its log has a line with `text`, how often.
     pub fn said(&self, text: &str) -> usize {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        log.lines().filter(|line| line.contains(text)).count()
+        lines_with(&self.log, text)
     }
 
     /// The number of the last term that it began; 0 before the first.
@@ -390,6 +400,11 @@ impl Program {
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
     }
+}
+
+fn lines_with(log: &Path, text: &str) -> usize {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    log.lines().filter(|line| line.contains(text)).count()
 }
 
 /// Of this machine, taken by nobody at this moment.

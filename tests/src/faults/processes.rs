@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use super::rows::{LEASE, LOCK};
@@ -179,7 +179,13 @@ pub async fn everything_restarted(stage: &mut Stage) -> Result<()> {
             again => Err(format!("{again} of {wanted} are")),
         }
     })
-    .await
+    .await?;
+    let schedulers = stage.fleet.schedulers.iter();
+    let lost: usize = schedulers
+        .map(|program| program.said("a worker's session is lost"))
+        .sum();
+    ensure!(lost == 0, "{lost} agents were taken for lost that came back");
+    Ok(())
 }
 
 /// How often an agent was greeted, by the schedulers' logs.

@@ -246,7 +246,7 @@ pub const ROWS: &[Row] = &[
     fault(
         "F28",
         "everything is started anew, and 200 agents come at once",
-        of(Fault::EverythingRestarted).with_agents(200),
+        of(Fault::EverythingRestarted).with_agents(200).may_lose(),
     ),
     fault(
         "F29",

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use common::job::StateName;
 use futures_util::future::try_join_all;
 
 use super::hands::Hands;
 use super::processes::busy_agent;
 use super::rows::LEASE;
-use super::stage::{RUN, Stage};
+use super::stage::Stage;
 use crate::chaos::Chaos;
 use crate::client::{Client, brief, shell};
 use crate::wait::{LONG, wait_for};
@@ -18,6 +18,9 @@ use crate::wait::{LONG, wait_for};
 const SHORT_AT_ONCE: usize = 4;
 /// At a time, so that none waits for a slot.
 const RACES: usize = 25;
+/// How far from the middle a cancel comes, and how far the middle moves after each round.
+const RACE_AROUND: Duration = Duration::from_millis(60);
+const RACE_STEP_MS: u64 = 40;
 const MEGABYTE: usize = 1 << 20;
 /// A job of ours prints these lines, a megabyte of them.
 const LINE: &[u8] = b"0123456789abcde\n";
@@ -57,30 +60,39 @@ pub async fn short_jobs(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// Cancels, each at about the time at which its job ends.
+/// Cancels, each at about the time at which its job ends; that time is learnt from who came first.
 pub async fn cancel_races(stage: &mut Stage) -> Result<()> {
-    let (hands, round) = (stage.hands.clone(), stage.round);
+    let (hands, round, centre) = (stage.hands.clone(), stage.round, stage.race_ms);
     let seeds: Vec<u64> = (0..RACES).map(|_| stage.chaos.number(u64::MAX)).collect();
     let races = seeds.into_iter().enumerate();
-    let races = races.map(|(number, seed)| cancel_race(&hands, format!("cancelled-{round}-{number}"), seed));
-    try_join_all(races).await?;
+    let races = races.map(|(number, seed)| {
+        let key = format!("cancelled-{round}-{number}");
+        cancel_race(&hands, key, Duration::from_millis(centre), seed)
+    });
+    let cancelled = try_join_all(races).await?.into_iter().filter(|won| *won).count();
+    stage.race_ms = if cancelled * 2 > RACES {
+        centre + RACE_STEP_MS
+    } else {
+        centre.saturating_sub(RACE_STEP_MS)
+    };
     Ok(())
 }
 
-async fn cancel_race(hands: &Hands, key: String, seed: u64) -> Result<()> {
+/// Whether the cancel came first.
+async fn cancel_race(hands: &Hands, key: String, centre: Duration, seed: u64) -> Result<bool> {
     let mut chaos = Chaos::of(seed);
     let id = hands.simulated(&key).await?;
-    let around = Duration::from_millis(60);
-    chaos.some_time(RUN.saturating_sub(around), RUN + around).await;
+    chaos
+        .some_time(centre.saturating_sub(RACE_AROUND), centre + RACE_AROUND)
+        .await;
     // either answer is good; that the end agrees with it is a law
     let _ = hands.recorder.cancel(&hands.client, id).await;
     let ended = hands.client.ended(id, LONG).await?;
-    ensure!(
-        matches!(ended.state, StateName::Succeeded | StateName::Cancelled),
-        "{}",
-        brief(&ended)
-    );
-    Ok(())
+    match ended.state {
+        StateName::Succeeded => Ok(false),
+        StateName::Cancelled => Ok(true),
+        _ => bail!("{}", brief(&ended)),
+    }
 }
 
 /// Each time that it runs its agent is killed; at last it has failed, and nobody else's job suffers.

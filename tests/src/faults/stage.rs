@@ -36,6 +36,8 @@ const SIZE: Size = Size {
 const SLOTS: u32 = 4;
 /// Of each simulated one.
 const SIMULATED_SLOTS: u32 = 24;
+/// Names of simulated agents begin so.
+pub const SIMULATED: &str = "sim-";
 /// Long enough that some live through each fault.
 pub const RUN: Duration = Duration::from_millis(300);
 /// Between two looks at the rows beside everything else.
@@ -60,6 +62,8 @@ pub struct Stage {
     /// The way of clients to the APIs.
     pub front: Proxy,
     pub round: usize,
+    /// After how long a cancel meets the end of its job.
+    pub race_ms: u64,
     pub recorder: Recorder,
     mark: String,
     pub tasks: Tasks,
@@ -94,6 +98,7 @@ impl Stage {
             links: BTreeMap::new(),
             front,
             round: 0,
+            race_ms: u64::try_from(RUN.as_millis())?,
             recorder,
             mark,
             tasks,
@@ -101,7 +106,7 @@ impl Stage {
         };
         stage.recorder.note(stage.foreign.seen());
         for number in 0..setting.simulated {
-            stage.start_simulated(&format!("sim-{number}")).await?;
+            stage.start_simulated(&format!("{SIMULATED}{number}")).await?;
         }
         stage.hands.client.worker_ready(sim::POOL).await?;
         if setting.containers > 0 {

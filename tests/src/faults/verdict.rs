@@ -8,9 +8,9 @@ use common::job::StateName;
 
 use super::fault::Fault;
 use super::rows::Setting;
-use super::stage::Stage;
+use super::stage::{SIMULATED, Stage};
 use crate::history::Invariant::{I1, I2, I3, I4, I4b, I5, I6, I7, I8, I11, I14};
-use crate::history::{Event, History, Invariant};
+use crate::history::{AttemptRow, Event, History, Invariant, Row};
 
 /// What holds whatever happens. No real overlap is forgiven.
 const ALWAYS: [Invariant; 9] = [
@@ -42,6 +42,8 @@ pub struct Counts {
     pub succeeded: usize,
     /// Attempts that ended by the infrastructure's doing.
     pub lost: usize,
+    /// By their words.
+    pub ends: BTreeMap<String, usize>,
     pub refused: usize,
     pub resigned: usize,
     pub longest_answer: Duration,
@@ -53,15 +55,20 @@ pub fn counts(stage: &Stage, injections: usize) -> Counts {
     let history = stage.recorder.history();
     let rows = history.rows();
     let attempts = rows.values().flat_map(|row| &row.attempts);
+    let mut ends = BTreeMap::new();
+    for outcome in attempts.clone().filter_map(|attempt| attempt.outcome.as_ref()) {
+        *ends.entry(outcome.clone()).or_default() += 1;
+    }
     let schedulers = stage.fleet.schedulers.iter();
     Counts {
         injections,
         jobs: rows.len(),
-        containers: history.runs().len(),
+        containers: rows.values().filter(|row| in_a_container(row)).count(),
         succeeded: rows
             .values()
             .filter(|row| row.state == StateName::Succeeded)
             .count(),
+        ends,
         lost: attempts.filter(|attempt| attempt.was_infrastructure()).count(),
         refused: history.refused().len(),
         resigned: schedulers.map(|program| program.said("the term is over")).sum(),
@@ -99,6 +106,11 @@ pub fn check(stage: &Stage, setting: &Setting, counts: &Counts) -> Result<()> {
         both_win(&history)?;
     }
     Ok(())
+}
+
+fn in_a_container(row: &Row) -> bool {
+    let real = |attempt: &AttemptRow| !attempt.worker.as_str().starts_with(SIMULATED);
+    row.attempts.iter().any(real)
 }
 
 fn nothing_was_lost(history: &History) -> Result<()> {
