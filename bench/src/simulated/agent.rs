@@ -276,6 +276,7 @@ impl Agent {
             memory_free_mib: 1_000 + turn,
             disk_free_mib: 10_000 + turn,
             running: u32::try_from(self.held.len()).unwrap_or(u32::MAX),
+            pulling: Vec::new(),
         }
     }
 }
