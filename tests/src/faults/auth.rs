@@ -15,8 +15,18 @@ use worker_agent::config::AUDIENCE_DEFAULT;
 
 use super::stage::Stage;
 use crate::client::{Client, refusal};
+use crate::wait::{LONG, wait_for};
 
 const UNAUTHORIZED: u16 = 401;
+/// From here on nothing was decided.
+const UNSURE: u16 = 500;
+
+const HANDSHAKE: Request<'static> = Request {
+    method: "GET",
+    path: WEBSOCKET_PATH,
+    audience: AUDIENCE_DEFAULT,
+    body_sha256: EMPTY_SHA256,
+};
 
 pub async fn redis_forgets(stage: &mut Stage) -> Result<()> {
     stage.lasts(50, 1_000).await;
@@ -29,15 +39,7 @@ pub async fn redis_forgets(stage: &mut Stage) -> Result<()> {
     );
     // of a worker that nobody is, so that no agent is turned away
     let nobody = stage.worker("nobody")?;
-    let token = stage.fleet.worker_key(&nobody)?.sign(
-        &Request {
-            method: "GET",
-            path: WEBSOCKET_PATH,
-            audience: AUDIENCE_DEFAULT,
-            body_sha256: EMPTY_SHA256,
-        },
-        SystemClock.now(),
-    );
+    let key = stage.fleet.worker_key(&nobody)?;
     let gateways: Vec<SocketAddr> = stage
         .fleet
         .schedulers
@@ -45,10 +47,17 @@ pub async fn redis_forgets(stage: &mut Stage) -> Result<()> {
         .map(|program| program.address)
         .collect();
     let first = *gateways.first().context("there is a scheduler")?;
-    ensure!(
-        handshake(first, &token).await? != UNAUTHORIZED,
-        "a fresh token is refused"
-    );
+    let used = wait_for(LONG, "a handshake", async || {
+        // a fresh one each time: one that was not answered may be used up
+        let token = key.sign(&HANDSHAKE, SystemClock.now());
+        match handshake_once(first, &token).await {
+            Ok(status) if status >= UNSURE => Err(format!("it was answered {status}")),
+            Ok(status) => Ok((token, status)),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    });
+    let (token, status) = used.await?;
+    ensure!(status != UNAUTHORIZED, "a fresh token is refused");
 
     stage.fault("Redis is wiped after a sign-out and a handshake");
     stage.fleet.redis.flush_all().await;
@@ -59,14 +68,32 @@ pub async fn redis_forgets(stage: &mut Stage) -> Result<()> {
     for api in &stage.fleet.apis {
         let base = format!("http://{}", api.address);
         let there = Client::new(&base)?.with_token(signed_out.token());
-        let answer = refusal(there.get::<JobList>(paths::JOBS).await)?.status;
+        let answer = wait_for(LONG, "an answer to a revoked session", async || {
+            match refusal(there.get::<JobList>(paths::JOBS).await) {
+                Ok(refused) if refused.status >= UNSURE => Err(format!("{}", refused.status)),
+                Ok(refused) => Ok(Ok(refused.status)),
+                Err(error) => Ok(Err(error)),
+            }
+        })
+        .await??;
         ensure!(answer == UNAUTHORIZED, "a revoked session was answered {answer}");
     }
     Ok(())
 }
 
-/// The status with which a gateway answers.
+/// The status with which a gateway answers, once it can tell: while it cannot ask its stores it lets nobody in.
 async fn handshake(gateway: SocketAddr, token: &str) -> Result<u16> {
+    wait_for(LONG, "a gateway's answer", async || {
+        match handshake_once(gateway, token).await {
+            Ok(status) if status >= UNSURE => Err(format!("it answered {status}")),
+            Ok(status) => Ok(status),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    })
+    .await
+}
+
+async fn handshake_once(gateway: SocketAddr, token: &str) -> Result<u16> {
     let mut request = format!("ws://{gateway}{WEBSOCKET_PATH}").into_client_request()?;
     request.headers_mut().insert(TOKEN_HEADER, token.parse()?);
     match connect_async(request).await {
