@@ -76,7 +76,7 @@ async fn open_servers(
             terms: rows.terms,
             logs: rows.logs,
             files: rows.files,
-            identity: rows.identity,
+            identity: coordination.with_logins_kept(rows.identity),
             lock: coordination.lock,
             queue: coordination.queue,
             hints: coordination.hints,

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::attempt::{AttemptReport, Outcome};
 use common::config::StoreConfig;
-use common::ids::{AttemptId, JobId, SessionId, UserId, WorkerId};
+use common::identity::Login;
+use common::ids::{AttemptId, JobId, LoginId, SessionId, UserId, WorkerId};
 use common::job::{Epoch, Job, JobState, Lease};
 use common::lifecycle::{JobEvent, testing};
 use common::secret::Secret;
@@ -15,6 +17,7 @@ use common::store::{NewJob, StoreError};
 use common::time::{Clock, SharedClock, SystemClock};
 use storage::conformance::mongo_server::Database;
 use storage::conformance::redis_server::RedisServer;
+use storage::redis_coord::LOGIN_KEPT;
 
 fn clock() -> SharedClock {
     Arc::new(SystemClock)
@@ -99,4 +102,65 @@ async fn whichever_server_is_missing_is_named() {
         panic!("{refused:?}")
     };
     assert!(source.to_string().contains("REDIS_URL"), "{source}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_sign_in_is_out_for_every_program_and_a_redis_that_is_away_hides_none() {
+    let (database, mut redis) = (Database::shared().await, RedisServer::start().await);
+    let config = StoreConfig::servers(Some(database.uri().expose().clone()), Some(redis.url()))
+        .unwrap()
+        .expect("both are set");
+    let one = storage::open(&config, clock()).await.unwrap().identity;
+    let two = storage::open(&config, clock()).await.unwrap().identity;
+    let now = SystemClock.now();
+    let sign_in = async || {
+        let login = Login {
+            id: LoginId::random(),
+            user: UserId::new("alice").unwrap(),
+            created_at: now,
+            idle_end: now.after(Duration::from_secs(600)),
+            absolute_end: now.after(Duration::from_secs(6_000)),
+            revoked: false,
+        };
+        one.create_login(&login).await.unwrap();
+        for program in [&one, &two] {
+            assert_eq!(program.login(login.id).await.unwrap(), Some(login.clone()));
+        }
+        login
+    };
+    let kept = async |login: &Login| {
+        let key = format!("{{jw}}:login:{}", login.id);
+        let text: Option<String> = redis.ask(&["GET", &key]).await.unwrap();
+        text.is_some_and(|text| text.contains("idle_end"))
+    };
+    // By its name: at once, wherever it was read before, and a late copy of the old row does not come back.
+    let login = sign_in().await;
+    assert!(kept(&login).await, "what was read is kept in Redis");
+    one.revoke_login(login.id).await.unwrap();
+    for program in [&one, &two, &two] {
+        assert!(program.login(login.id).await.unwrap().unwrap().revoked);
+    }
+    assert!(!kept(&login).await);
+    // A moved end is seen at once, too.
+    let login = sign_in().await;
+    let later = login.idle_end.after(Duration::from_secs(60));
+    assert!(one.touch_login(login.id, later).await.unwrap());
+    assert_eq!(two.login(login.id).await.unwrap().unwrap().idle_end, later);
+    // All of a user's: within the time that a copy is kept.
+    let login = sign_in().await;
+    one.revoke_logins_of(&login.user, None).await.unwrap();
+    let until = tokio::time::Instant::now() + LOGIN_KEPT + Duration::from_secs(1);
+    while !two.login(login.id).await.unwrap().unwrap().revoked {
+        assert!(
+            tokio::time::Instant::now() < until,
+            "a revoked sign-in is taken for good"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Without Redis the rows answer.
+    let login = sign_in().await;
+    redis.kill();
+    assert_eq!(two.login(login.id).await.unwrap(), Some(login.clone()));
+    one.revoke_login(login.id).await.unwrap();
+    assert!(two.login(login.id).await.unwrap().unwrap().revoked);
 }

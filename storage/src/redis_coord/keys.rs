@@ -1,7 +1,7 @@
 //! Names of keys. One hash tag for all of them, so that a Redis Cluster keeps them on one node and a script may use
 //! several.
 
-use common::ids::AccountId;
+use common::ids::{AccountId, LoginId};
 use common::queue::{ClassKey, Lane};
 use common::store::StoreError;
 
@@ -62,6 +62,10 @@ impl Keys {
 
     pub fn nonce(&self, nonce: &str) -> String {
         format!("{}nonce:{nonce}", self.tag)
+    }
+
+    pub fn login(&self, id: LoginId) -> String {
+        format!("{}login:{id}", self.tag)
     }
 
     pub fn bucket(&self, bucket: &str) -> String {

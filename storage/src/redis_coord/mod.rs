@@ -1,4 +1,4 @@
-//! Coordination over Redis: lock, queue, hints, limits and nonces, shared by every replica.
+//! Coordination over Redis: lock, queue, hints, limits, nonces, and sign-ins kept for a moment; shared by every replica.
 //!
 //! Everything here is disposable: it is made anew from the rows, or ends by itself. Invariants: all keys begin with one
 //! hash tag (a cluster keeps them on one node); whatever must not be seen half done is one script; every call is
@@ -13,6 +13,7 @@ mod keys;
 mod limiter;
 mod link;
 mod lock;
+mod logins;
 mod nonces;
 mod queue;
 mod scripts;
@@ -23,17 +24,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::secret::Secret;
-use common::store::{Hints, JobQueue, LeaderLock, Nonces, RateLimiter, StoreError, Stores};
+use common::store::{Hints, IdentityStore, JobQueue, LeaderLock, Nonces, RateLimiter, StoreError, Stores};
 use common::tasks::Tasks;
 use common::time::SharedClock;
 
 pub use self::error::ConnectError;
 pub use self::link::Deadlines;
+pub use self::logins::LOGIN_KEPT;
 
 use self::hints::SharedHints;
 use self::keys::Keys;
 use self::limiter::SharedLimiter;
 use self::link::Link;
+use self::logins::Logins;
 use self::nonces::SharedNonces;
 
 /// Where Redis is, and how it is used.
@@ -66,9 +69,15 @@ pub struct Coordination {
     pub hints: Arc<dyn Hints>,
     pub limiter: Arc<dyn RateLimiter>,
     pub nonces: Arc<dyn Nonces>,
+    shared: Arc<Shared>,
 }
 
 impl Coordination {
+    /// These rows with sign-ins kept in front of them, which are gone within [`LOGIN_KEPT`] of their end.
+    pub fn with_logins_kept(&self, rows: Arc<dyn IdentityStore>) -> Arc<dyn IdentityStore> {
+        Arc::new(Logins::new(rows, Arc::clone(&self.shared)))
+    }
+
     /// The same rows, with this coordination.
     pub fn with_rows_of(self, rows: Stores) -> Stores {
         Stores {
@@ -113,6 +122,7 @@ pub async fn connect(config: &Config, clock: &SharedClock) -> Result<Coordinatio
         limiter: Arc::new(SharedLimiter::new(Arc::clone(&shared))),
         hints: Arc::new(hints),
         nonces: Arc::new(nonces),
+        shared,
     })
 }
 
