@@ -5,9 +5,11 @@
 //! cannot do without is kept by [`Tasks::keep`], which begins it anew.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,10 +20,25 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A life of this length forgives the panics before it.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
     stopping: CancellationToken,
+    host: Option<Arc<dyn Host>>,
+}
+
+/// What runs a group's tasks in a simulation, where one process stands for many: it can hold all of them still, and
+/// end them between two steps, as signals do to a program.
+pub trait Host: Send + Sync {
+    fn hosted(&self, name: &'static str, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
+}
+
+impl std::fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tasks")
+            .field("stopping", &self.stopping)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Tasks {
@@ -29,11 +46,20 @@ impl Tasks {
         Self::default()
     }
 
+    /// A group whose tasks run on `host`.
+    pub fn hosted_by(host: Arc<dyn Host>) -> Self {
+        Self {
+            host: Some(host),
+            ..Self::default()
+        }
+    }
+
     /// A group that stops with this one, but can be stopped alone.
     pub fn child(&self) -> Self {
         Self {
             tracker: self.tracker.clone(),
             stopping: self.stopping.child_token(),
+            host: self.host.clone(),
         }
     }
 
@@ -47,6 +73,10 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        if let Some(host) = &self.host {
+            let hosted = host.hosted(name, task.boxed());
+            return tokio::spawn(self.tracker.track_future(hosted));
+        }
         let guarded = std::panic::AssertUnwindSafe(task).catch_unwind();
         tokio::spawn(self.tracker.track_future(async move {
             if guarded.await.is_err() {
