@@ -6,6 +6,7 @@
 
 mod accounts;
 mod config;
+mod door;
 mod fair_share;
 mod gateway;
 mod leader;
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use self::config::{Config, Limits, Queueing};
+pub use self::door::Door;
 use crate::accounts::Accounts;
 use crate::leader::Context;
 
@@ -57,24 +59,10 @@ impl Scheduler {
     ) -> Result<Self, StartError> {
         config.times.check()?;
         let address = listener.local_addr().map_err(StartError::Listener)?;
-        let accounts = Accounts::new(stores.clone(), Arc::clone(&clock), config.accounts);
-        let context = Context {
-            config: Arc::new(config),
-            jobs: Jobs::new(stores.clone(), Arc::clone(&clock)),
-            accounts: Arc::new(accounts),
-            stores,
-            clock,
-        };
-        gateway::start(&context, listener, tasks);
-        let (leading, watched) = watch::channel(None);
-        tasks.keep("leader", {
-            let tasks = tasks.clone();
-            move || leader::run(context.clone(), leading.clone(), tasks.clone())
-        });
-        Ok(Self {
-            address,
-            leading: watched,
-        })
+        let jobs = Jobs::new(stores, Arc::clone(&clock));
+        let (gateway, leading) = start(config, jobs, clock, tasks);
+        gateway::listen(gateway, listener, tasks);
+        Ok(Self { address, leading })
     }
 
     /// Where workers connect.
@@ -86,4 +74,29 @@ impl Scheduler {
     pub fn leads(&self) -> Option<Epoch> {
         *self.leading.borrow()
     }
+}
+
+/// Starts what every replica has, with or without a listener.
+fn start(
+    config: Config,
+    jobs: Jobs,
+    clock: SharedClock,
+    tasks: &Tasks,
+) -> (Arc<gateway::Gateway>, watch::Receiver<Option<Epoch>>) {
+    let stores = jobs.stores().clone();
+    let accounts = Accounts::new(stores.clone(), Arc::clone(&clock), config.accounts);
+    let context = Context {
+        config: Arc::new(config),
+        accounts: Arc::new(accounts),
+        jobs,
+        stores,
+        clock,
+    };
+    let gateway = gateway::start(&context, tasks);
+    let (leading, watched) = watch::channel(None);
+    tasks.keep("leader", {
+        let tasks = tasks.clone();
+        move || leader::run(context.clone(), leading.clone(), tasks.clone())
+    });
+    (gateway, watched)
 }

@@ -22,9 +22,9 @@ use axum::extract::{DefaultBodyLimit, Extension, RawQuery, State, WebSocketUpgra
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use common::ids::WorkerId;
 use common::protocol::token::{EMPTY_SHA256, Request};
 use common::protocol::{FILES_PATH_PREFIX, LOG_FRAME_BYTES_MAX, WEBSOCKET_PATH};
-use common::service::Jobs;
 use common::store::Stores;
 use common::tasks::Tasks;
 use common::time::SharedClock;
@@ -32,6 +32,7 @@ use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::chunks::Chunks;
+pub use self::connection::Line;
 use self::files::FileCounts;
 use self::registry::Registry;
 use self::renewals::Renewals;
@@ -61,8 +62,8 @@ pub struct Gateway {
     file_counts: FileCounts,
 }
 
-/// Serves `listener` until the program stops.
-pub fn start(context: &Context, listener: TcpListener, tasks: &Tasks) {
+/// Starts everything of a gateway but its listener.
+pub fn start(context: &Context, tasks: &Tasks) -> Arc<Gateway> {
     let Context {
         config,
         stores,
@@ -86,8 +87,7 @@ pub fn start(context: &Context, listener: TcpListener, tasks: &Tasks) {
         file_counts: FileCounts::default(),
     });
     // The lanes end by themselves when the last connection has gone, so that what was asked before is still answered.
-    let (times, limits) = (config.times.clone(), config.limits.clone());
-    let jobs = Jobs::new(stores.clone(), Arc::clone(clock));
+    let (times, jobs) = (config.times.clone(), context.jobs.clone());
     lane::keep(tasks, "renewals", renewals_inbox, {
         let stores = stores.clone();
         move |inbox| renewals::run(inbox, stores.clone(), times.heartbeat)
@@ -103,6 +103,12 @@ pub fn start(context: &Context, listener: TcpListener, tasks: &Tasks) {
         let (stores, tasks) = (stores.clone(), tasks.clone());
         move || deliveries::run(stores.clone(), Arc::clone(&registry), tasks.clone())
     });
+    gateway
+}
+
+/// Serves `listener` until the program stops.
+pub fn listen(gateway: Arc<Gateway>, listener: TcpListener, tasks: &Tasks) {
+    let limits = gateway.config.limits.clone();
     tasks.keep("worker listener", {
         let (listener, router, tasks) = (Arc::new(listener), router(gateway), tasks.clone());
         move || {
@@ -114,6 +120,18 @@ pub fn start(context: &Context, listener: TcpListener, tasks: &Tasks) {
             )
         }
     });
+}
+
+impl Gateway {
+    /// Serves one connection of `worker`, whoever it is, to its end.
+    pub fn serve(
+        self: &Arc<Self>,
+        worker: WorkerId,
+        line: impl Line + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        let connection = connection::run(Arc::clone(self), worker, line);
+        self.tasks.spawn("worker connection", connection)
+    }
 }
 
 fn router(gateway: Arc<Gateway>) -> axum::Router {
@@ -155,11 +173,8 @@ async fn websocket(
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .on_upgrade(async move |socket| {
-            let tasks = gateway.tasks.clone();
-            let connection = connection::run(gateway, verified.worker, socket);
-            let task = tasks.spawn("worker connection", connection);
             // A connection that panicked has been logged by its name.
-            let _ = task.await;
+            let _ = gateway.serve(verified.worker, socket).await;
             drop(admission);
         })
 }

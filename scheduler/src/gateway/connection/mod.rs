@@ -23,7 +23,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::WebSocket;
 use common::config::LeaseTimes;
 use common::ids::{AttemptId, JobId, SessionId, WorkerId};
 use common::job::{Job, StateName};
@@ -37,6 +36,7 @@ use self::hello::Opened;
 use self::known::Attempts;
 use self::logs::ChunkQueue;
 use self::results::{Results, Settled};
+pub use self::socket::Line;
 use self::socket::{Inbound, Socket};
 use self::under_way::UnderWay;
 use super::Gateway;
@@ -117,8 +117,8 @@ struct Connection {
 }
 
 /// Serves one socket to its end.
-pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, socket: WebSocket) {
-    let mut socket = Socket::new(socket, gateway.config.times.pong_deadline);
+pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, line: impl Line + 'static) {
+    let mut socket = Socket::new(line, gateway.config.times.pong_deadline);
     let stopping = gateway.tasks.stopping().clone();
     let opened = tokio::select! {
         () = stopping.cancelled() => Err(End::Close(CloseCode::GoingAway, "the gateway stops")),

@@ -2,18 +2,29 @@
 
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message};
 use bytes::Bytes;
 use common::ids::JobId;
 use common::log::{CHUNK_BYTES_MAX, LogChunk};
 use common::protocol::{CONTROL_FRAME_BYTES_MAX, CloseCode, FromWorker, ToWorker, binary};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 
 /// After a close was sent, the peer's own is waited for this long.
 const CLOSE_WAIT: Duration = Duration::from_millis(500);
 
 /// How much of a sentence about a broken message goes into our log.
 const SHOWN_LEN_MAX: usize = 200;
+
+/// What frames come and go on: a WebSocket, or a simulation's twin of one.
+pub trait Line:
+    Stream<Item = Result<Message, axum::Error>> + Sink<Message, Error = axum::Error> + Send + Unpin
+{
+}
+
+impl<L> Line for L where
+    L: Stream<Item = Result<Message, axum::Error>> + Sink<Message, Error = axum::Error> + Send + Unpin
+{
+}
 
 /// What a frame says.
 pub enum Inbound {
@@ -28,16 +39,16 @@ pub enum Inbound {
 }
 
 pub struct Socket {
-    inner: WebSocket,
+    inner: Box<dyn Line>,
     outbox: Vec<Message>,
     /// A write that takes longer than this ends the connection.
     write_deadline: Duration,
 }
 
 impl Socket {
-    pub const fn new(inner: WebSocket, write_deadline: Duration) -> Self {
+    pub fn new(inner: impl Line + 'static, write_deadline: Duration) -> Self {
         Self {
-            inner,
+            inner: Box::new(inner),
             outbox: Vec::new(),
             write_deadline,
         }
