@@ -21,6 +21,7 @@ use common::protocol::Assignment;
 use common::time::{Mono, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Disk;
 use crate::executor::{ContainerRef, Ended};
 
 /// The file is written anew when it has grown by this much: some thousand jobs.
@@ -218,14 +219,14 @@ impl Journal {
     /// When the disk refuses.
     pub async fn record(
         &self,
+        disk: Disk,
         entry: Entry,
         durability: Durability,
         now: Timestamp,
     ) -> Result<(), JournalError> {
         let journal = self.clone();
-        tokio::task::spawn_blocking(move || journal.record_now(entry, durability, now))
+        disk.run(move || journal.record_now(entry, durability, now))
             .await
-            .unwrap_or_else(|_| Err(io::Error::other("the journal's writer was stopped")))
             .map_err(|source| JournalError::Io {
                 folder: self.shared.folder.clone(),
                 source,

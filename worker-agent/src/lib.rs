@@ -6,6 +6,7 @@
 
 pub mod attempt;
 pub mod config;
+pub mod disk;
 pub mod executor;
 pub mod files;
 pub mod journal;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 pub use self::config::{Config, OnStop, ServerUrl};
 
 use self::attempt::{Context, Slots};
+use self::disk::Disk;
 use self::executor::Executor;
 use self::executor::docker::{DockerConfig, DockerExecutor};
 use self::journal::{Journal, JournalError};
@@ -86,6 +88,7 @@ pub async fn run(
         executor,
         link: Arc::new(link),
         files: Arc::new(files),
+        disk: Disk::Beside,
         inner,
     };
     run_with(config, seams, clock, tasks).await
@@ -115,6 +118,7 @@ pub struct Seams {
     pub executor: Arc<dyn Executor>,
     pub link: Arc<dyn ServerLink>,
     pub files: Arc<dyn FileServer>,
+    pub disk: Disk,
     /// The tasks that end after the session, not when the program is asked to stop: a drain still needs its link.
     pub inner: Tasks,
 }
@@ -133,6 +137,7 @@ pub async fn run_with(
         executor,
         link,
         files,
+        disk,
         inner,
     } = seams;
     let journal = Journal::open(&config.state_folder, CLOSED_KEPT, clock.now())?;
@@ -162,6 +167,7 @@ pub async fn run_with(
         executor,
         journal,
         files,
+        disk,
         clock: Arc::clone(&clock),
         tasks: inner.clone(),
         slots: Slots::new(config.capacity.slots),

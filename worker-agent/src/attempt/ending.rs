@@ -123,7 +123,12 @@ impl Attempt {
         self.note(Entry::Closed { attempt, at }, Durability::Written)
             .await;
         let folder = self.context.folder_of(attempt);
-        if let Err(error) = tokio::fs::remove_dir_all(&folder).await
+        let removed = self
+            .context
+            .disk
+            .run(move || std::fs::remove_dir_all(&folder))
+            .await;
+        if let Err(error) = removed
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%attempt, %error, "the attempt's folder is left behind");

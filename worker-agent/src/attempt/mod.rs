@@ -37,6 +37,7 @@ use self::outcome::Asked;
 use self::slots::Slot;
 use self::steps::{Adopted, Gathered, Ready};
 use crate::config::AgentLimits;
+use crate::disk::Disk;
 use crate::executor::{AdoptFailure, ExecEvent, Executor, Prepared, Running, StopWhy};
 use crate::journal::{Durability, Entry, Held, Journal};
 use crate::link::Outbox;
@@ -49,6 +50,7 @@ pub struct Context {
     pub executor: Arc<dyn Executor>,
     pub journal: Journal,
     pub files: Arc<dyn FileServer>,
+    pub disk: Disk,
     pub clock: SharedClock,
     pub tasks: Tasks,
     pub slots: Slots,
@@ -181,7 +183,7 @@ impl Attempt {
         let attempt = held.assignment.attempt;
         let folder = context.folder_of(attempt).join("log");
         let bytes_max = held.assignment.log_bytes_max;
-        let spool = blocking(move || Spool::open(&folder, bytes_max)).await?;
+        let spool = context.disk.run(move || Spool::open(&folder, bytes_max)).await?;
         let pump = Pump::new(spool.start());
         let spooled_seq = spool.last_seq();
         let phase = match (&held.report, &held.container) {
@@ -345,19 +347,13 @@ impl Attempt {
         let noted = self
             .context
             .journal
-            .record(entry, durability, self.context.clock.now())
+            .record(self.context.disk, entry, durability, self.context.clock.now())
             .await;
         if let Err(error) = &noted {
             tracing::error!(attempt = %self.id(), %error, "the journal does not take an entry");
         }
         noted.is_ok()
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("the disk's worker was stopped")))
 }
 
 async fn of_phase(phase: &mut Phase) -> Wake {

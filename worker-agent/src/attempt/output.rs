@@ -12,7 +12,7 @@ use common::protocol::binary;
 use futures_util::FutureExt;
 
 use super::steps::millis;
-use super::{Attempt, Phase, Way, blocking, later, outcome};
+use super::{Attempt, Phase, Way, later, outcome};
 use crate::executor::{Chunk, ExecEvent, StopWhy};
 use crate::spool::Spool;
 
@@ -148,6 +148,8 @@ impl Attempt {
         F: FnOnce(&mut Spool) -> io::Result<T> + Send + 'static,
     {
         let spool = Arc::clone(&self.spool);
-        blocking(move || work(&mut spool.lock().unwrap_or_else(PoisonError::into_inner))).await
+        let disk = self.context.disk;
+        disk.run(move || work(&mut spool.lock().unwrap_or_else(PoisonError::into_inner)))
+            .await
     }
 }

@@ -1,7 +1,7 @@
 //! The long steps of an attempt, each in a task of its own, so that the attempt hears its letter box meanwhile:
 //! getting ready, taking over, and bringing in what the job left.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ pub fn prepare(
         // Up to here leaving leaves nothing behind but files.
         let inputs = tokio::select! {
             inputs = fetch(&context, &assignment, &folder) => inputs,
-            () = answer.closed() => return discard(folder).await,
+            () = answer.closed() => return discard(&context, folder).await,
         };
         let result = match inputs {
             Ok((slot, inputs, inputs_ms)) => tokio::select! {
@@ -67,7 +67,7 @@ pub fn prepare(
             },
             Err(outcome) => Err(outcome),
         };
-        discard(folder).await;
+        discard(&context, folder).await;
         if let Err(Ok(unwanted)) = answer.send(result) {
             unwanted.prepared.destroy().await;
         }
@@ -166,7 +166,7 @@ pub fn gather(
 async fn fetch(
     context: &Context,
     assignment: &Assignment,
-    folder: &PathBuf,
+    folder: &Path,
 ) -> Result<(Slot, Vec<LocalInput>, Option<u64>), Outcome> {
     let slot = context.slots.acquire().await;
     if assignment.inputs.is_empty() {
@@ -176,7 +176,10 @@ async fn fetch(
     if assignment.inputs.len() != assignment.spec.inputs.len() {
         return Err(infra("the assignment names its inputs in two different ways"));
     }
-    tokio::fs::create_dir_all(folder)
+    let made = folder.to_owned();
+    context
+        .disk
+        .run(move || std::fs::create_dir_all(made))
         .await
         .map_err(|error| infra(&format!("no room for inputs: {error}")))?;
     let mut inputs = Vec::with_capacity(assignment.inputs.len());
@@ -273,10 +276,11 @@ async fn upload(
     }
 }
 
-async fn discard(folder: PathBuf) {
-    match tokio::fs::remove_dir_all(&folder).await {
+async fn discard(context: &Context, folder: PathBuf) {
+    let shown = folder.display().to_string();
+    match context.disk.run(move || std::fs::remove_dir_all(folder)).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(%error, folder = %folder.display(), "inputs are left behind");
+            tracing::warn!(%error, folder = shown, "inputs are left behind");
         }
         _ => {}
     }

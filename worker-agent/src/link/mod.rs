@@ -5,6 +5,7 @@
 //! connection is gone.
 
 pub mod channel;
+pub mod line;
 pub mod websocket;
 
 use async_trait::async_trait;

@@ -20,6 +20,7 @@ use common::secret::Secret;
 use common::tasks::Tasks;
 use common::time::{ManualClock, Timestamp};
 use worker_agent::config::{Config, OnStop, ServerUrl};
+use worker_agent::disk::Disk;
 use worker_agent::executor::fake::{FakeContainer, FakeExecutor};
 use worker_agent::link::channel::{ChannelServer, ServerEnd, channel};
 use worker_agent::transfer::{FileServer, Stored, TransferError};
@@ -184,6 +185,7 @@ fn launch(
         executor: Arc::new(executor.clone()),
         link: Arc::new(link),
         files: Arc::clone(files) as Arc<dyn FileServer>,
+        disk: Disk::Beside,
         inner: Tasks::new(),
     };
     let agent = tokio::spawn(worker_agent::run_with(
