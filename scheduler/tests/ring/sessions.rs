@@ -7,7 +7,7 @@ use common::ids::{AttemptId, JobId, SessionId, UserId, WorkerId};
 use common::job::{CancelRequest, CancelledBy, StateName};
 use common::lifecycle::JobEvent;
 use common::lifecycle::testing::spec;
-use common::protocol::{CloseCode, FromWorker, HeldAttempt, ResultVerdict, ToWorker, Verdict};
+use common::protocol::{CloseCode, FromWorker, HeldAttempt, ResultVerdict, ToWorker, Verdict, VerdictFor};
 use common::retry::RetryPolicy;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -51,7 +51,7 @@ async fn an_assignment_that_the_agent_never_had_is_sent_again() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_runs_by_the_rows_but_not_by_the_hello_is_tried_again() {
+async fn an_attempt_that_runs_by_the_rows_but_neither_by_hello_nor_heartbeat_is_tried_again() {
     let ring = Ring::start().await;
     let mut agent = ring.agent("w").await;
     let mut spec = spec();
@@ -67,6 +67,7 @@ async fn an_attempt_that_runs_by_the_rows_but_not_by_the_hello_is_tried_again() 
     drop(agent);
     let mut back = Agent::connect(&ring, "w").await;
     assert!(back.greet(session, vec![]).await.0);
+    back.beat(1, vec![]).await;
     let second = back.hear_assignment().await;
     assert_eq!((second.job, second.number), (id, 2));
     let end = ring.job(id).await.attempts[0].end.clone().unwrap();
@@ -75,6 +76,41 @@ async fn an_attempt_that_runs_by_the_rows_but_not_by_the_hello_is_tried_again() 
         "{:?}",
         end.outcome
     );
+}
+
+/// Its agent had given that connection up before it was read, and was given the attempt on another.
+#[tokio::test]
+async fn a_hello_from_before_the_start_is_no_witness_that_an_attempt_is_missing() {
+    let ring = Ring::start().await;
+    let mut late = Agent::connect(&ring, "w").await;
+    let mut agent = ring.agent("w").await;
+    let running = ring.submit(spec()).await;
+    let first = agent.hear_assignment().await;
+    agent.start(&first).await;
+    ring.job_becomes(running, StateName::Running).await;
+    let asked = CancelRequest {
+        by: CancelledBy::User(UserId::new("alice").unwrap()),
+        why: None,
+        at: Default::default(),
+    };
+    let assigned = ring.submit(spec()).await;
+    let second = agent.hear_assignment().await;
+    ring.jobs
+        .apply(assigned, JobEvent::CancelAsked(asked))
+        .await
+        .unwrap();
+    agent.hear_cancel().await;
+
+    assert!(late.greet(agent.session, vec![]).await.0);
+    assert_eq!(agent.hear_close().await, Some(CloseCode::Superseded.code()));
+    let mut back = Agent::connect(&ring, "w").await;
+    let both = vec![held(&first), held(&second)];
+    let (_, verdicts) = back.greet(agent.session, both.clone()).await;
+    let kept = |verdict: &VerdictFor| verdict.verdict == Verdict::Keep;
+    assert!(verdicts.len() == 2 && verdicts.iter().all(kept), "{verdicts:?}");
+    back.beat(1, both).await;
+    assert_eq!(ring.job(running).await.state.name(), StateName::Running);
+    assert_eq!(ring.job(assigned).await.state.name(), StateName::Assigned);
 }
 
 #[tokio::test]

@@ -30,8 +30,13 @@ impl Connection {
             if cancelled {
                 return Ok(());
             }
+            let is_unheard_of = is_assigned && !assigned && !in_hello;
+            if is_unheard_of && self.acknowledged == 0 {
+                // The hello may be from before the assignment: a heartbeat tells. The next tick delivers again.
+                return Ok(());
+            }
             self.mark(&job, attempt).cancelled = true;
-            if is_assigned && !assigned && !in_hello {
+            if is_unheard_of {
                 // The agent has never heard of it: there is nobody who could confirm.
                 self.end(&job, attempt, JobEvent::Absent { attempt });
             } else {

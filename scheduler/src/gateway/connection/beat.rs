@@ -121,8 +121,8 @@ impl Connection {
         Ok(())
     }
 
-    /// What runs by the rows but was missing from two heartbeats in a row has ended unseen; what is only assigned is
-    /// sent again.
+    /// What runs by the rows but was missing twice in a row, from hello or heartbeats, has ended unseen; what is only
+    /// assigned is sent again.
     fn end_absent(&mut self, rows: &[Job], listed: &[HeldAttempt]) {
         let listed: HashSet<AttemptId> = listed.iter().map(|held| held.attempt).collect();
         let missing_before = std::mem::take(&mut self.missing_once);

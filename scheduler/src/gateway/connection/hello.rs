@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use common::ids::{AttemptId, SessionId, WorkerId};
-use common::job::{Job, JobState};
-use common::lifecycle::JobEvent;
+use common::job::{Job, JobState, StateName};
 use common::protocol::{
     CloseCode, FromWorker, HELD_ATTEMPTS_MAX, HeldAttempt, PROTOCOL_VERSION, ToWorker, Verdict, VerdictFor,
 };
@@ -17,7 +16,6 @@ use super::known::{Attempts, Known, Standing};
 use super::socket::{Inbound, Socket};
 use super::{End, Gateway, SUPERSEDED, overdue, patience, plausible};
 use crate::gateway::registry::Place;
-use crate::gateway::reports::Report;
 
 /// Rows read at once.
 const PAGE: usize = 500;
@@ -29,6 +27,8 @@ pub struct Opened {
     pub attempts: Attempts,
     /// What the session holds, for the first deliveries.
     pub rows: Vec<Job>,
+    /// What of it runs by the rows and is not listed.
+    pub missing: HashSet<(AttemptId, StateName)>,
 }
 
 struct Hello {
@@ -94,8 +94,7 @@ async fn admit(
             },
         );
     }
-    let listed: HashSet<AttemptId> = hello.attempts.iter().map(|held| held.attempt).collect();
-    let rows = end_absent(gateway, rows, &listed).await;
+    let missing = missing(&rows, &hello.attempts);
     socket.put(&ToWorker::Welcome {
         protocol: PROTOCOL_VERSION,
         session: session.id,
@@ -110,6 +109,7 @@ async fn admit(
         session,
         attempts,
         rows,
+        missing,
     })
 }
 
@@ -265,24 +265,17 @@ pub fn judge(rows: &[Job], listed: &[HeldAttempt]) -> Vec<VerdictFor> {
         .collect()
 }
 
-/// What runs by the rows but is not known to its own agent has ended unseen. The others are handed back.
-async fn end_absent(gateway: &Gateway, rows: Vec<Job>, listed: &HashSet<AttemptId>) -> Vec<Job> {
-    let mut left = Vec::with_capacity(rows.len());
-    for job in rows {
-        match job.state {
+/// What runs by the rows and is not listed. That alone ends nothing: this hello may have waited to be read while its
+/// agent gave the connection up, came back on another and was given work there. The first heartbeat of this connection
+/// tells, since an agent beats only where it heard its welcome.
+fn missing(rows: &[Job], listed: &[HeldAttempt]) -> HashSet<(AttemptId, StateName)> {
+    let listed: HashSet<AttemptId> = listed.iter().map(|held| held.attempt).collect();
+    rows.iter()
+        .filter_map(|job| match job.state {
             JobState::Running { attempt, .. } if !listed.contains(&attempt) => {
-                tracing::warn!(job = %job.id, %attempt, "the agent does not know an attempt that should run");
-                let answer = gateway
-                    .reports
-                    .ask(Report {
-                        job: job.id,
-                        event: JobEvent::Absent { attempt },
-                    })
-                    .await;
-                tracing::debug!(?answer, "an absent attempt was ended");
+                Some((attempt, job.state.name()))
             }
-            _ => left.push(job),
-        }
-    }
-    left
+            _ => None,
+        })
+        .collect()
 }

@@ -107,7 +107,7 @@ struct Connection {
     last_beat: u64,
     /// The heartbeat acknowledged last; the hello is number 0.
     acknowledged: u64,
-    /// Held by the rows, in this state, but missing from the last heartbeat.
+    /// Held by the rows, in this state, but missing from the last heartbeat, or from the hello.
     missing_once: HashSet<(AttemptId, StateName)>,
     heard: Mono,
     pinged: Mono,
@@ -131,6 +131,7 @@ pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, line: impl Line + 'sta
             session,
             attempts,
             rows,
+            missing,
         }) => {
             let now = gateway.clock.mono();
             let mut connection = Connection {
@@ -147,7 +148,7 @@ pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, line: impl Line + 'sta
                 next_beat: None,
                 last_beat: 0,
                 acknowledged: 0,
-                missing_once: HashSet::new(),
+                missing_once: missing,
                 heard: now,
                 pinged: now,
                 allowance: gateway.config.limits.messages_per_second,
