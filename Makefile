@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: help demo up setup build test flood faults verify lint fmt bench
+.PHONY: help demo up setup build test flood faults sim verify lint fmt bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ flood: setup ## five gigabytes of output through one job: what is kept, and what
 
 faults: setup ## break everything that can break: the whole matrix, or ROWS=F2,F13, or MIX=600, by SEED=n; writes docs/reliability.md
 	@ROWS='$(ROWS)' MIX='$(MIX)' SEED='$(SEED)' scripts/faults
+
+sim: ## run the simulated system: SEEDS=n (1000) from FROM=m (0), or one SEED=s with its whole history
+	@scripts/sim
 
 verify: ## everything that a change has to pass: format, clippy, docs, scripts, policy, tests
 	@scripts/verify

@@ -21,6 +21,7 @@ pub mod replay;
 pub mod scene;
 pub mod scripts;
 pub mod sim;
+pub mod simulation;
 pub mod text;
 pub mod tidy;
 pub mod wait;
