@@ -273,7 +273,8 @@ mod tests {
             assert!(matches!(answer, Err(StoreError::Unavailable(_))));
             soon(readers.read(|_| Ok(()))).await.unwrap();
             let looked = AssertUnwindSafe(readers.look::<(), _>(|_| panic!("another"))).catch_unwind();
-            assert!(soon(looked).await.is_err());
+            // On our own thread, or on another where the query before has not given its turn back yet.
+            assert!(matches!(soon(looked).await, Err(_) | Ok(Err(_))));
         }
         soon(readers.look(|_| Ok(()))).await.unwrap();
     }
