@@ -1,6 +1,6 @@
 //! The embedded backend: three SQLite databases, log segments and files in one locked folder; the rest in process.
 //!
-//! Invariants: every write goes through the one writer thread of its database ([`writer`]) and is answered after its
+//! Invariants: every write goes through the one writer of its database ([`writer`]) and is answered after its
 //! commit is durable (WAL, `synchronous=FULL`). Jobs, logs and the rest have a database and a lane of their own, so
 //! that none waits behind a flood of another. Coordination ([`coord`]) is disposable and starts empty.
 //!
@@ -45,17 +45,22 @@ const JOBS: Size = Size {
     group: 512,
     // In rows. Bulk submissions of 1,000 jobs share a group with few others.
     weight: 2_000,
+    // Changes of a job or two: a tenth of a millisecond beside the commit itself.
+    at_once: 2,
 };
 const CONTROL: Size = Size {
     queue: LANE_QUEUE_MAX,
     group: 256,
     weight: 2_000,
+    // Nobody waits for these as for a job.
+    at_once: 0,
 };
 const LOGS: Size = Size {
     queue: LANE_QUEUE_MAX,
     group: 256,
     // In bytes: what one group writes to its segment before it is made durable.
     weight: 8 * 1024 * 1024,
+    at_once: 0,
 };
 
 /// Connections for reading, each database. More only fight for the processor.

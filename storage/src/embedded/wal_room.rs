@@ -31,7 +31,15 @@ impl WalRoom {
         }
     }
 
-    /// To be called between commits, by the thread that commits.
+    /// Whether a commit made the log longer, or it was cut: then [`Self::keep_ahead`] has something to do.
+    pub(super) fn is_used_up(&self) -> bool {
+        match &self.file {
+            Some(file) => file.metadata().is_ok_and(|now| now.len() != self.length),
+            None => true,
+        }
+    }
+
+    /// To be called between commits.
     pub(super) fn keep_ahead(&mut self) {
         if let Err(error) = self.extend() {
             tracing::debug!(%error, "no room was made in a write-ahead log");

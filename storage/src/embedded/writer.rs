@@ -1,23 +1,32 @@
-//! The writer of a database: one thread, group commit.
+//! The writer of a database: one at a time, group commit.
 //!
-//! While one group's commit is under way the next collects in a bounded channel; a group is one transaction, and each
-//! of its requests is answered after the commit. Invariants: an answered request is durable; a request that fails
-//! changes nothing and spoils no other (the group is undone and each request of it is made alone, which is why work
-//! is `FnMut`); a failed commit is answered to the whole group. Once closed, or should the thread die, callers get
-//! [`StoreError::Unavailable`].
+//! While one group's commit is under way the next collects in a bounded channel, which a thread empties; a group is one
+//! transaction, and each of its requests is answered after the commit. Whoever finds nobody writing commits a small
+//! request where it stands ([`Lane::at_once`]), since to wake the thread and be woken by it takes as long as the commit.
+//! Invariants: an answered request is durable; none overtakes one that waits; a request that fails changes nothing and
+//! spoils no other (the group is undone and each request of it is made alone, which is why work is `FnMut`); a failed
+//! commit is answered to the whole group. Once closed, or should the thread die, callers get [`StoreError::Unavailable`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use common::store::StoreError;
 use rusqlite::Connection;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::folder::Folder;
 use super::sqlite;
 use super::wal_room::WalRoom;
 
-/// What a writer thread owns.
+/// A commit that took longer shows a disk that no thread of the runtime should wait for. Several times what one takes
+/// whose disk answers at once.
+const PROMPT: Duration = Duration::from_millis(1);
+
+/// What is written to.
 pub(super) trait State: Send + 'static {
     fn db(&self) -> &Connection;
 
@@ -45,19 +54,63 @@ pub(super) struct Size {
     pub(super) group: usize,
     /// A group is closed once its requests weigh this much together.
     pub(super) weight: usize,
+    /// A request of no more weight may be committed on its caller's thread.
+    pub(super) at_once: usize,
 }
 
-/// The way to a writer thread, which ends when the last of these is dropped.
-pub(super) struct Lane<S>(mpsc::Sender<Message<S>>);
+/// The way to a writer, whose thread ends when the last of these is dropped.
+pub(super) struct Lane<S> {
+    to_thread: mpsc::Sender<Message<S>>,
+    shared: Arc<Shared<S>>,
+    at_once: usize,
+}
 
 impl<S> Clone for Lane<S> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self {
+            to_thread: self.to_thread.clone(),
+            shared: Arc::clone(&self.shared),
+            at_once: self.at_once,
+        }
+    }
+}
+
+struct Shared<S> {
+    /// None once closed.
+    writer: Mutex<Option<Writer<S>>>,
+    /// Requests on their way to the thread, or with it.
+    waiting: AtomicUsize,
+    /// Whether the last group was committed within [`PROMPT`].
+    prompt: AtomicBool,
+}
+
+impl<S> Shared<S> {
+    fn writer(&self) -> MutexGuard<'_, Option<Writer<S>>> {
+        // A panic of a request is caught below, and its group undone.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of [`Shared::waiting`] for as long as it lives.
+struct Ticket<S>(Arc<Shared<S>>);
+
+impl<S> Ticket<S> {
+    fn of(shared: &Arc<Shared<S>>) -> Self {
+        shared.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl<S> Drop for Ticket<S> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 enum Message<S> {
-    Work(Box<dyn Request<S>>),
+    Work(Box<dyn Request<S>>, Ticket<S>),
+    /// The log has no room left.
+    Room,
     Close(oneshot::Sender<()>),
 }
 
@@ -72,13 +125,24 @@ impl<S: State> Lane<S> {
         state: S,
         size: Size,
         folder: Arc<Folder>,
-        mut room: Option<WalRoom>,
+        room: Option<WalRoom>,
     ) -> Result<Self, StoreError> {
-        let (sender, receiver) = mpsc::channel(size.queue);
+        let (to_thread, receiver) = mpsc::channel(size.queue);
+        let shared = Arc::new(Shared {
+            writer: Mutex::new(Some(Writer { state, room })),
+            waiting: AtomicUsize::new(0),
+            prompt: AtomicBool::new(true),
+        });
+        let lane = Self {
+            to_thread,
+            shared: Arc::clone(&shared),
+            at_once: size.at_once,
+        };
         std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
-                let closing = serve(receiver, state, size, room.as_mut());
+                let closing = serve(receiver, &shared, size);
+                drop(shared.writer().take());
                 drop(folder);
                 if let Some(reply) = closing {
                     // Whoever closes may have gone away; the lane is closed all the same.
@@ -86,7 +150,7 @@ impl<S: State> Lane<S> {
                 }
             })
             .map_err(sqlite::io)?;
-        Ok(Self(sender))
+        Ok(lane)
     }
 
     /// Does `work` in a transaction and answers after its commit. `work` may run twice, the first run being undone.
@@ -98,8 +162,8 @@ impl<S: State> Lane<S> {
         self.write_then(weight, work, |_| ()).await
     }
 
-    /// As [`Lane::write`]; once the outcome stands, and before it is answered, `after` sees it. It runs on the writer's
-    /// thread, in the order of commits, also where the caller has gone away.
+    /// As [`Lane::write`]; once the outcome stands, and before it is answered, `after` sees it, in the order of commits,
+    /// also where the caller has gone away.
     pub(super) async fn write_then<T, F, A>(&self, weight: usize, work: F, after: A) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -114,19 +178,51 @@ impl<S: State> Lane<S> {
             outcome: None,
             reply,
         };
-        self.0
-            .send(Message::Work(Box::new(call)))
-            .await
-            .map_err(|_| StoreError::Unavailable(Box::new(Closed)))?;
+        if let Some(request) = self.at_once(Box::new(call)) {
+            let ticket = Ticket::of(&self.shared);
+            self.to_thread
+                .send(Message::Work(request, ticket))
+                .await
+                .map_err(|_| StoreError::Unavailable(Box::new(Closed)))?;
+        }
         answer
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable(Box::new(Closed))))
     }
 
+    /// Commits `request` on this very thread where nobody writes or waits, the disk answers promptly, and the runtime
+    /// has another thread that goes on meanwhile. Gives it back otherwise.
+    ///
+    /// Once in some thousand commits SQLite also moves its log into the database here, which takes some 50 ms.
+    fn at_once(&self, request: Box<dyn Request<S>>) -> Option<Box<dyn Request<S>>> {
+        let shared = &self.shared;
+        let fit = request.weight() <= self.at_once
+            && shared.prompt.load(Ordering::Relaxed)
+            && shared.waiting.load(Ordering::SeqCst) == 0
+            && others_go_on();
+        if !fit {
+            return Some(request);
+        }
+        let Ok(mut writer) = shared.writer.try_lock() else {
+            return Some(request);
+        };
+        let Some(open) = writer.as_mut() else {
+            return Some(request);
+        };
+        shared.prompt.store(open.write(vec![request]), Ordering::Relaxed);
+        let used_up = open.room.as_ref().is_some_and(WalRoom::is_used_up);
+        drop(writer);
+        if used_up {
+            // Where the thread has something to do it sees to the room by itself.
+            let _ = self.to_thread.try_send(Message::Room);
+        }
+        None
+    }
+
     /// Waits for what is under way, then ends the thread.
     pub(super) async fn close(&self) {
         let (reply, closed) = oneshot::channel();
-        if self.0.send(Message::Close(reply)).await.is_ok() {
+        if self.to_thread.send(Message::Close(reply)).await.is_ok() {
             // An error means that the thread is gone, which is what was asked for.
             let _ = closed.await;
         }
@@ -179,42 +275,72 @@ where
 
 type Group<S> = Vec<Box<dyn Request<S>>>;
 
+/// Whether a runtime runs us that has more threads than this one.
+fn others_go_on() -> bool {
+    Handle::try_current().is_ok_and(|runtime| {
+        runtime.runtime_flavor() == RuntimeFlavor::MultiThread && runtime.metrics().num_workers() > 1
+    })
+}
+
 /// Until closed; gives back who wants to know that it is.
 fn serve<S: State>(
     mut receiver: mpsc::Receiver<Message<S>>,
-    mut state: S,
+    shared: &Shared<S>,
     size: Size,
-    mut room: Option<&mut WalRoom>,
 ) -> Option<oneshot::Sender<()>> {
-    loop {
-        let mut next = receiver.blocking_recv();
-        let mut group: Group<S> = Vec::new();
-        let mut weight = 0;
-        let closing = loop {
-            match next {
-                None => break if group.is_empty() { Some(None) } else { None },
-                Some(Message::Close(reply)) => break Some(Some(reply)),
-                Some(Message::Work(request)) => {
+    while let Some(first) = receiver.blocking_recv() {
+        let (mut group, mut tickets): (Group<S>, Vec<Ticket<S>>) = Default::default();
+        let (mut weight, mut closing) = (0, None);
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Work(request, ticket) => {
                     weight += request.weight();
                     group.push(request);
+                    tickets.push(ticket);
+                }
+                Message::Room => {}
+                Message::Close(reply) => {
+                    closing = Some(reply);
+                    break;
                 }
             }
             if group.len() >= size.group || weight >= size.weight {
-                break None;
+                break;
             }
             next = receiver.try_recv().ok();
-        };
-        if !group.is_empty() && catch_unwind(AssertUnwindSafe(|| run(&mut state, group))).is_err() {
+        }
+        if let Some(writer) = shared.writer().as_mut() {
+            if !group.is_empty() {
+                shared.prompt.store(writer.write(group), Ordering::Relaxed);
+            }
+            // After the answers: nobody waits for it.
+            if let Some(room) = &mut writer.room {
+                room.keep_ahead();
+            }
+        }
+        drop(tickets);
+        if closing.is_some() {
+            return closing;
+        }
+    }
+    None
+}
+
+struct Writer<S> {
+    state: S,
+    room: Option<WalRoom>,
+}
+
+impl<S: State> Writer<S> {
+    /// Commits and answers; whether it was done promptly.
+    fn write(&mut self, group: Group<S>) -> bool {
+        let begun = Instant::now();
+        if catch_unwind(AssertUnwindSafe(|| run(&mut self.state, group))).is_err() {
             tracing::error!("a request to the store panicked; its group is undone and unanswered");
-            roll_back(&mut state);
+            roll_back(&mut self.state);
         }
-        // After the answers: nobody waits for it.
-        if let Some(room) = &mut room {
-            room.keep_ahead();
-        }
-        if let Some(reply) = closing {
-            return reply;
-        }
+        begun.elapsed() <= PROMPT
     }
 }
 
@@ -324,15 +450,22 @@ mod tests {
         queue: 64,
         group: 64,
         weight: 64,
+        at_once: 1,
     };
 
     async fn lane() -> (tempfile::TempDir, Lane<Connection>) {
+        lane_with(false)
+    }
+
+    fn lane_with(room: bool) -> (tempfile::TempDir, Lane<Connection>) {
         let place = tempfile::tempdir().unwrap();
         let folder = Arc::new(Folder::open(place.path()).unwrap());
-        let db = Connection::open(place.path().join("test.sqlite")).unwrap();
+        let path = place.path().join("test.sqlite");
+        let db = Connection::open(&path).unwrap();
         db.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (n INTEGER UNIQUE, bytes BLOB)")
             .unwrap();
-        let lane = Lane::start("test", db, SIZE, folder, None).unwrap();
+        let room = room.then(|| WalRoom::of(&path));
+        let lane = Lane::start("test", db, SIZE, folder, room).unwrap();
         (place, lane)
     }
 
@@ -424,6 +557,93 @@ mod tests {
         assert!(matches!(answer, Err(StoreError::Unavailable(_))));
         lane.write(1, |db| insert(db, 2, 0)).await.unwrap();
         assert_eq!(numbers(&lane).await, [2]);
+    }
+
+    /// Threads that wrote, each as often as it did.
+    async fn writers(lane: &Lane<Connection>, times: i64) -> Vec<std::thread::ThreadId> {
+        let mut threads = Vec::new();
+        for number in 0..times {
+            let written = lane.write(1, move |db| {
+                insert(db, number, 0)?;
+                Ok(std::thread::current().id())
+            });
+            threads.push(written.await.unwrap());
+        }
+        threads
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_writes_alone_commits_on_its_own_thread() {
+        let (place, lane) = lane().await;
+        // A slow disk sends some of them to the other thread.
+        let (threads, mine) = (writers(&lane, 200).await, std::thread::current().id());
+        assert!(
+            threads.contains(&mine),
+            "none of 200 was committed where it was asked for"
+        );
+        // What was answered is there for another connection.
+        let other = Connection::open(place.path().join("test.sqlite")).unwrap();
+        let count: i64 = other
+            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(count, 200);
+        lane.close().await;
+        let answer = lane.write(1, |db| insert(db, 201, 0)).await;
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_thread_makes_room_for_those_who_write_by_themselves_and_stays() {
+        let (place, lane) = lane_with(true);
+        let log = place.path().join("test.sqlite-wal");
+        // 3 kB each: past the first megabyte, whoever commits them.
+        for number in 0..500 {
+            lane.write(1, move |db| insert(db, number, 3_000)).await.unwrap();
+        }
+        // Too heavy for its caller's thread, so the lane's own answers; after the room that was asked for before.
+        let heavy = SIZE.at_once + 1;
+        lane.write(heavy, |db| insert(db, 500, 0)).await.unwrap();
+        assert_eq!(numbers(&lane).await.len(), 501);
+        assert!(std::fs::metadata(&log).unwrap().len() > 1024 * 1024);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_panic_on_the_callers_thread_costs_the_caller_alone() {
+        let (_place, lane) = lane().await;
+        let answer: Result<(), StoreError> = lane
+            .write(1, |db: &mut Connection| {
+                insert(db, 1, 0)?;
+                panic!("a fault of ours");
+            })
+            .await;
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))));
+        lane.write(1, |db| insert(db, 2, 0)).await.unwrap();
+        assert_eq!(numbers(&lane).await, [2]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_who_write_at_once_are_all_answered_in_either_way() {
+        let (_place, lane) = lane().await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..16 {
+            let lane = lane.clone();
+            tasks.spawn(async move {
+                for number in 0..50 {
+                    let n = task * 50 + number;
+                    lane.write(1, move |db| insert(db, n, 0)).await.unwrap();
+                }
+            });
+        }
+        tasks.join_all().await;
+        assert_eq!(numbers(&lane).await, (0..800).collect::<Vec<i64>>());
+        assert_eq!(lane.shared.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn without_another_thread_of_the_runtime_the_lanes_own_writes() {
+        let (_place, lane) = lane().await;
+        let mine = std::thread::current().id();
+        assert!(!writers(&lane, 20).await.contains(&mine));
     }
 
     #[tokio::test]
