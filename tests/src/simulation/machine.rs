@@ -213,21 +213,14 @@ mod tests {
 
     use super::*;
 
-    /// Everything that usually differs from run to run.
-    fn drawn(seed: u64) -> (u128, Vec<u32>, Vec<u8>, Duration) {
+    /// What usually differs from run to run. Not the branches of `select!`: they also depend on how many runtimes the
+    /// process has had, so `tests/simulation.rs` compares whole runs, each in a process of its own.
+    fn drawn(seed: u64) -> (u128, Vec<u32>, Duration) {
         run(seed, || async {
             let map: HashMap<u32, ()> = (0..64).map(|number| (number, ())).collect();
-            let mut chosen = Vec::new();
-            for _ in 0..64 {
-                chosen.push(tokio::select! {
-                    () = std::future::ready(()) => 0,
-                    () = std::future::ready(()) => 1,
-                    () = std::future::ready(()) => 2,
-                });
-            }
             let begun = tokio::time::Instant::now();
             tokio::time::sleep(Duration::from_millis(1_234)).await;
-            (rand::random(), map.into_keys().collect(), chosen, begun.elapsed())
+            (rand::random(), map.into_keys().collect(), begun.elapsed())
         })
     }
 
@@ -238,7 +231,6 @@ mod tests {
         let other = drawn(2);
         assert_ne!(first.0, other.0);
         assert_ne!(first.1, other.1);
-        assert_ne!(first.2, other.2);
     }
 
     #[test]
