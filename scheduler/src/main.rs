@@ -25,8 +25,8 @@ const JOIN_WITHIN: Duration = Duration::from_secs(15);
 ///
 /// Settings come from the environment: MONGODB_URI (mongodb://127.0.0.1:27017/cmd-executor), REDIS_URL
 /// (redis://127.0.0.1:6379), WORKER_TOKEN_SECRET (at least 32 bytes, the same for every replica) and, while it is being
-/// changed, WORKER_TOKEN_SECRET_PREVIOUS, SCHEDULER_LOCK_KEY, SCHEDULER_LOCK_TTL_MS (5000), PORT (that port of every
-/// interface instead of --listen), RUST_LOG.
+/// changed, WORKER_TOKEN_SECRET_PREVIOUS, SCHEDULER_LOCK_KEY, SCHEDULER_LOCK_TTL_MS (5000), WORKER_CONNECTIONS_MAX
+/// (1024), PORT (that port of every interface instead of --listen), RUST_LOG.
 #[derive(Debug, Parser)]
 #[command(name = "jobworker-scheduler", version, args_conflicts_with_subcommands = true)]
 struct Args {
@@ -105,6 +105,9 @@ fn configure(args: &Args, settings: &Settings, fleet: FleetSecrets) -> anyhow::R
     let ttl = u64::try_from(config.times.lock_ttl.as_millis())?;
     let ttl = settings.number("SCHEDULER_LOCK_TTL_MS", ttl, 500..=60_000)?;
     config.times.lock_ttl = Duration::from_millis(ttl);
+    let connections = config.limits.connections_max as u64;
+    let connections = settings.number("WORKER_CONNECTIONS_MAX", connections, 1..=1_000_000)?;
+    config.limits.connections_max = usize::try_from(connections)?;
     Ok(config)
 }
 

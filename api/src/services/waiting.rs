@@ -3,7 +3,7 @@
 //! What an account has waiting is the last count of its rows plus what was let in since then; what has left the
 //! queue meanwhile is not seen, so this is never too low. It is counted anew when it is old, or when something would be
 //! refused. So one replica alone never lets in more than the limit. Another replica's submissions are seen with the next
-//! count: each further replica may let in what is sent to it within [`KEPT`], or within [`KEPT_FAR`] while less than half
+//! count: each further replica may let in what is sent to it within [`KEPT`] (longer where a count takes longer), or within [`KEPT_FAR`] while less than half
 //! of the limit is used. Retries are not asked: a job that was let in stays in.
 
 use std::collections::HashMap;
@@ -23,6 +23,9 @@ const KEPT: Duration = Duration::from_secs(2);
 
 /// And how long while less than half of the limit is used.
 const KEPT_FAR: Duration = Duration::from_secs(30);
+
+/// Counting takes at most this part of the time: the longer a count takes, the longer it is good.
+const COUNTING_PART: u32 = 20;
 
 /// A refusal is not counted anew more often than this, so that whoever is refused and goes on asking costs little.
 const KEPT_REFUSED: Duration = Duration::from_millis(200);
@@ -53,6 +56,8 @@ struct Seen {
     limit_at: Option<Mono>,
     counted: u64,
     counted_at: Option<Mono>,
+    /// That the count took.
+    took: Duration,
     /// Let in since, counted ones under way included.
     added: u64,
 }
@@ -92,9 +97,14 @@ impl WaitingRooms {
         let good_for = seen.good_for(jobs);
         if seen.counted_at.is_none_or(|at| now.since(at) >= good_for) {
             let under_way = room.under_way.load(Ordering::SeqCst);
-            seen.counted = self.stores.jobs.count_waiting(account).await?;
+            match self.stores.jobs.count_waiting(account).await {
+                Ok(counted) => (seen.counted, seen.added) = (counted, under_way),
+                // So many that counting takes too long: what is known is too high at the worst.
+                Err(StoreError::Unavailable(_)) if seen.counted_at.is_some() && seen.has_room(jobs) => {}
+                Err(error) => return Err(error.into()),
+            }
             seen.counted_at = Some(now);
-            seen.added = under_way;
+            seen.took = self.clock.mono().since(now);
         }
         if !seen.has_room(jobs) {
             return Err(refusal(&seen, jobs));
@@ -133,13 +143,14 @@ impl Seen {
         self.waiting().saturating_add(jobs) <= self.limit
     }
 
-    const fn good_for(&self, jobs: u64) -> Duration {
+    fn good_for(&self, jobs: u64) -> Duration {
         if !self.has_room(jobs) {
             KEPT_REFUSED
         } else if self.waiting() < self.limit / 2 {
             KEPT_FAR
         } else {
-            KEPT
+            // A million takes a store a second: then it is counted less often, not all the time.
+            KEPT.max(COUNTING_PART * self.took)
         }
     }
 }

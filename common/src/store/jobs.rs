@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::StoreError;
-use crate::ids::{AccountId, JobId, SessionId, UserId};
+use crate::ids::{AccountId, AttemptId, JobId, SessionId, UserId};
 use crate::job::{Epoch, Job, Revision, StateName};
 use crate::time::Timestamp;
 
@@ -38,7 +38,8 @@ pub trait JobStore: Send + Sync {
     /// Stores each job if its row still has the expected revision; the job carries its new one.
     async fn commit(&self, changes: Vec<Commit>) -> Result<Vec<Result<(), CommitError>>, StoreError>;
 
-    /// Jobs in state `queued`, by id after `after`: the queue is made anew from these.
+    /// Jobs in state `queued`, by id after `after`: the queue is made anew from these. None at the end, and not before it;
+    /// a page may be shorter than asked for.
     async fn queued(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError>;
 
     /// Jobs whose time has come, earliest first.
@@ -47,8 +48,41 @@ pub trait JobStore: Send + Sync {
     /// Jobs in state `assigned` or `running`, by id after `after`.
     async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError>;
 
+    /// What a session holds, in any order. Asked for at every heartbeat: an implementation answers many calls at once.
+    async fn holdings(&self, session: SessionId) -> Result<Vec<Holding>, StoreError> {
+        let (held, mut found, mut after) = (Held::Sessions(vec![session]), Vec::new(), None);
+        loop {
+            let rows = self.held(&held, after, HOLDINGS_PAGE).await?;
+            after = rows.last().map(|job| job.id);
+            found.extend(rows.iter().filter_map(Holding::of));
+            if rows.len() < HOLDINGS_PAGE {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// What all sessions hold, in any order: as many as the fleet has slots, at the most.
+    async fn all_holdings(&self) -> Result<Vec<Holding>, StoreError> {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let rows = self.held(&Held::Any, after, HOLDINGS_PAGE).await?;
+            after = rows.last().map(|job| job.id);
+            found.extend(rows.iter().filter_map(Holding::of));
+            if rows.len() < HOLDINGS_PAGE {
+                return Ok(found);
+            }
+        }
+    }
+
     /// How many jobs are in each state; of one account, or of all.
     async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError>;
+
+    /// How many jobs of all accounts are queued. To be quick however many have ended.
+    async fn count_queued(&self) -> Result<u64, StoreError> {
+        let counts = self.count_by_state(None).await?;
+        let queued = counts.iter().find(|(state, _)| *state == StateName::Queued);
+        Ok(queued.map_or(0, |(_, count)| *count))
+    }
 
     /// How many jobs of an account are queued or scheduled. To be quick however many have ended.
     async fn count_waiting(&self, account: &AccountId) -> Result<u64, StoreError> {
@@ -59,6 +93,31 @@ pub trait JobStore: Send + Sync {
             .filter(|(state, _)| waiting(state))
             .map(|(_, count)| count)
             .sum())
+    }
+}
+
+/// Rows read at once where holdings are made of whole rows.
+const HOLDINGS_PAGE: usize = 500;
+
+/// As much of a held row as the leader and the gateways look at all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holding {
+    pub job: JobId,
+    pub attempt: AttemptId,
+    pub session: SessionId,
+    /// `assigned` or `running`.
+    pub state: StateName,
+}
+
+impl Holding {
+    pub fn of(job: &Job) -> Option<Self> {
+        let (attempt, lease) = job.state.held()?;
+        Some(Self {
+            job: job.id,
+            attempt,
+            session: lease.session,
+            state: job.state.name(),
+        })
     }
 }
 
@@ -117,6 +176,9 @@ pub enum Held {
     BeforeTerm(Epoch),
     /// In these sessions.
     Sessions(Vec<SessionId>),
+    /// In any session, as [`Held::Undelivered`]: for a gateway that has so many that naming them costs more than
+    /// passing over the others'.
+    AllUndelivered,
     /// In these sessions, still `assigned` or with a cancel that the agent has not confirmed: what gateways look for.
     Undelivered(Vec<SessionId>),
 }

@@ -19,8 +19,8 @@ pub use self::coord::{
 pub use self::files::{ByteStream, FileMeta, FilePurpose, FileQuery, FileStore, FileWriter, NewFile};
 pub use self::identity::IdentityStore;
 pub use self::jobs::{
-    Commit, CommitError, Due, Fingerprint, Held, IdempotencyKey, Inserted, JobCursor, JobQuery, JobStore,
-    NewJob, Page,
+    Commit, CommitError, Due, Fingerprint, Held, Holding, IdempotencyKey, Inserted, JobCursor, JobQuery,
+    JobStore, NewJob, Page,
 };
 pub use self::logs::{Appended, LogExtent, LogPage, LogPosition, LogStore, StoredChunk, StreamExtent};
 pub use self::workers::{AgentWords, Beat, BeatAnswer, LeaderTerms, WorkerStore};

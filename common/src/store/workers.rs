@@ -20,9 +20,9 @@ pub trait WorkerStore: Send + Sync {
     /// was read before the new session began) nor the new one, or is the new one with a higher `conn`.
     async fn put(&self, worker: &Worker, replaces: Option<SessionId>) -> Result<bool, StoreError>;
 
-    /// Stores what a heartbeat says, and gives the row as it was before. None, and nothing is written, when the row is
-    /// not of this session and connection any more.
-    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<Option<Worker>, StoreError>;
+    /// Stores what a heartbeat says. False, and nothing is written, when the row is not of this session and connection
+    /// any more.
+    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<bool, StoreError>;
 
     /// Stores an administrator's wish, and gives the row as it is now; none for an unknown worker.
     async fn set_draining(&self, id: &WorkerId, draining: bool) -> Result<Option<Worker>, StoreError>;
@@ -61,9 +61,9 @@ pub trait WorkerStore: Send + Sync {
 pub struct AgentWords {
     pub session: SessionId,
     pub conn: u64,
-    pub condition: Condition,
-    pub load: Load,
     pub heard_at: Timestamp,
+    /// What is new of its state; most heartbeats only say that the worker lives.
+    pub state: Option<(Condition, Load)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,6 +17,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// Rows read at once.
 const PAGE: usize = 500;
 
+/// Most sessions that are named in a question. Past it all undelivered rows are read, which are few at any moment, and
+/// those of other gateways' sessions are passed over.
+const NAMED_MAX: usize = 256;
+
 /// Whom to look for.
 #[derive(Default)]
 struct Wanted {
@@ -67,7 +71,12 @@ pub async fn run(stores: Stores, registry: Arc<Registry>, tasks: Tasks) {
 }
 
 async fn look(stores: &Stores, registry: &Registry, sessions: Vec<SessionId>) -> Result<(), StoreError> {
-    let (held, mut after) = (Held::Undelivered(sessions), None);
+    let held = if sessions.len() > NAMED_MAX {
+        Held::AllUndelivered
+    } else {
+        Held::Undelivered(sessions)
+    };
+    let mut after = None;
     loop {
         let rows = stores.jobs.held(&held, after, PAGE).await?;
         after = rows.last().map(|job| job.id);

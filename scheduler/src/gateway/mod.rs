@@ -29,6 +29,7 @@ use common::store::Stores;
 use common::tasks::Tasks;
 use common::time::SharedClock;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::chunks::Chunks;
@@ -48,6 +49,10 @@ const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 /// What may wait to be sent to a slow agent.
 const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
 
+/// Hellos answered at a time. A fleet of thousands that comes back at once is answered one part after the other, each
+/// within its patience, instead of all of it too late; a store has enough to do with so many.
+const HELLOS_MAX: usize = 64;
+
 /// What all connections share.
 pub struct Gateway {
     config: Arc<Config>,
@@ -60,6 +65,8 @@ pub struct Gateway {
     reports: Reports,
     chunks: Chunks,
     file_counts: FileCounts,
+    /// Hellos that are being answered.
+    hellos: Semaphore,
 }
 
 /// Starts everything of a gateway but its listener.
@@ -85,6 +92,7 @@ pub fn start(context: &Context, tasks: &Tasks) -> Arc<Gateway> {
         reports,
         chunks,
         file_counts: FileCounts::default(),
+        hellos: Semaphore::new(HELLOS_MAX),
     });
     // The lanes end by themselves when the last connection has gone, so that what was asked before is still answered.
     let (times, jobs) = (config.times.clone(), context.jobs.clone());

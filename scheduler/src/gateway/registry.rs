@@ -20,7 +20,8 @@ pub struct Registry {
 struct Entry {
     session: SessionId,
     conn: u64,
-    found: mpsc::Sender<Job>,
+    /// Boxed: the channel makes room for dozens at once, for each of thousands of connections.
+    found: mpsc::Sender<Box<Job>>,
     superseded: CancellationToken,
 }
 
@@ -30,7 +31,7 @@ pub struct Place {
     worker: WorkerId,
     session: SessionId,
     conn: u64,
-    pub found: mpsc::Receiver<Job>,
+    pub found: mpsc::Receiver<Box<Job>>,
     pub superseded: CancellationToken,
 }
 
@@ -94,7 +95,7 @@ impl Registry {
             && entry.session == lease.session
         {
             // A full one is behind with what it has; the next tick brings this row again.
-            let _ = entry.found.try_send(job);
+            let _ = entry.found.try_send(Box::new(job));
         }
     }
 }

@@ -38,6 +38,9 @@ const BATCH: usize = 256;
 /// How often workers are looked at again when hints say that something about capacity changed.
 const WORKERS_LOOK: Duration = Duration::from_millis(200);
 
+/// Such looks take at most this part of the time, however many workers there are.
+const WORKERS_LOOK_PART: u32 = 10;
+
 /// Lanes listed in a millisecond at the most: with 10,000 of them, a listing each 10 ms, a tenth of the leader's time.
 const LANES_PER_MS: usize = 1_000;
 
@@ -56,6 +59,7 @@ pub struct Dispatcher {
     share: FairShare,
     keeper: Keeper,
     looked_workers: Mono,
+    workers_look_took: Duration,
     looked_all: Mono,
     listed: Mono,
     passed_over: Mono,
@@ -89,6 +93,7 @@ impl Dispatcher {
             share: FairShare::default(),
             keeper,
             looked_workers: now,
+            workers_look_took: Duration::ZERO,
             looked_all: now,
             listed: now,
             passed_over: now,
@@ -178,9 +183,11 @@ impl Dispatcher {
             self.list = true;
             return Ok(());
         }
-        if self.look_workers && now.since(self.looked_workers) >= WORKERS_LOOK {
+        let pause = WORKERS_LOOK.max(WORKERS_LOOK_PART * self.workers_look_took);
+        if self.look_workers && now.since(self.looked_workers) >= pause {
             self.picture.refresh_workers(stores, now).await?;
             self.looked_workers = now;
+            self.workers_look_took = self.context.clock.mono().since(now);
             self.look_workers = false;
         }
         self.picture.refresh_changed(stores, woken.jobs).await

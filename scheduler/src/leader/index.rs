@@ -1,12 +1,12 @@
 //! Keeps the queue, which is an index and may vanish, in step with the rows, which are the truth.
 //!
-//! Three ways: a rebuild when the queue says that it is not built or a term begins; a walk when the counts differ
-//! twice in a row; and a walk now and then, since equal counts prove nothing. A walk only adds. An entry of a job that
-//! waits no more is dropped when somebody tries to claim it.
+//! Three ways: a rebuild when the queue says that it is not built, before anything is given out; a walk when the counts
+//! differ twice in a row; and a walk soon after a term begins and now and then after that, since equal counts prove
+//! nothing. A walk only adds, beside what is given out meanwhile. An entry of a job that waits no more is dropped when
+//! somebody tries to claim it.
 
 use std::time::Duration;
 
-use common::job::StateName;
 use common::queue::QueueEntry;
 use common::store::{StoreError, Stores, Topic};
 use common::time::{Mono, SharedClock};
@@ -38,17 +38,20 @@ pub async fn rebuild(stores: &Stores, term: &Term) -> Result<u64, DutyError> {
 }
 
 async fn walk(stores: &Stores, term: &Term) -> Result<u64, DutyError> {
-    let (mut added, mut after) = (0, None);
-    loop {
+    let mut added = 0;
+    let mut rows = stores.jobs.queued(None, CHUNK).await?;
+    while let Some(last) = rows.last() {
         term.check()?;
-        let rows = stores.jobs.queued(after, CHUNK).await?;
-        let Some(last) = rows.last() else { return Ok(added) };
-        after = Some(last.id);
+        let after = Some(last.id);
         let entries: Vec<QueueEntry> = rows.iter().filter_map(QueueEntry::of).collect();
-        stores.queue.push(&entries).await?;
+        // While the queue takes these, the rows behind them are read.
+        let (pushed, next) = tokio::join!(stores.queue.push(&entries), stores.jobs.queued(after, CHUNK));
+        pushed?;
         added += entries.len() as u64;
+        rows = next?;
         tokio::task::yield_now().await;
     }
+    Ok(added)
 }
 
 /// Mends single losses for as long as the term lasts.
@@ -60,8 +63,9 @@ pub struct Reconcile {
 }
 
 impl Reconcile {
+    /// The first look walks: whoever led before may have died between a row and its entry.
     pub fn new(clock: SharedClock, sweep: Duration) -> Self {
-        let next_walk = clock.mono().after(sweep * SWEEPS_BETWEEN_WALKS);
+        let next_walk = clock.mono();
         Self {
             clock,
             sweep,
@@ -91,10 +95,6 @@ impl Reconcile {
 
 /// Whether the queue is shorter than the rows say. Longer is harmless.
 async fn differs(stores: &Stores) -> Result<bool, StoreError> {
-    let counts = stores.jobs.count_by_state(None).await?;
-    let queued = counts
-        .iter()
-        .find(|(state, _)| *state == StateName::Queued)
-        .map_or(0, |(_, count)| *count);
+    let queued = stores.jobs.count_queued().await?;
     Ok(stores.queue.len().await? < queued)
 }

@@ -1,7 +1,7 @@
 //! The leader: one replica of many, chosen by a lock, fenced by its term.
 //!
 //! A term: take the lock; begin the next epoch; look at the lock again; take over what older terms hold; make the
-//! queue anew; then the duties, side by side, until one of them sees that the term is over. Everything that a term
+//! queue anew if it is not whole; then the duties, side by side, until one of them sees that the term is over. Everything that a term
 //! knows is thrown away with it.
 
 mod board;
@@ -71,7 +71,7 @@ pub async fn run(context: Context, leading: watch::Sender<Option<Epoch>>, tasks:
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "the leader's lock does not answer"),
         }
-        pause(&tasks, ttl / 3).await;
+        pause(&tasks, ttl / TRIES_A_LIFE).await;
     }
 }
 
@@ -119,7 +119,9 @@ async fn begin(context: &Context, hold: &Arc<LockHold>) -> Result<Term, DutyErro
     let term = Term::new(epoch, Arc::clone(hold), context.jobs.clone());
     let marked = takeover::take_over(&context.stores, &term).await?;
     tracing::info!(?epoch, marked, "a term begins");
-    index::rebuild(&context.stores, &term).await?;
+    if !context.stores.queue.is_built().await? {
+        index::rebuild(&context.stores, &term).await?;
+    }
     Ok(term)
 }
 
@@ -156,11 +158,14 @@ async fn watch_terms(context: &Context, term: &Term) -> DutyError {
 async fn reconcile(context: &Context, term: &Term) -> DutyError {
     let sweep = context.config.times.sweep;
     let mut reconcile = Reconcile::new(Arc::clone(&context.clock), sweep);
+    let mut pause = sweep;
     loop {
-        tokio::time::sleep(sweep).await;
+        tokio::time::sleep(pause).await;
+        let begun = context.clock.mono();
         if let Some(ended) = outcome("reconcile", reconcile.run(&context.stores, term).await) {
             return ended;
         }
+        pause = sweep.max(RECONCILE_PART * context.clock.mono().since(begun));
     }
 }
 
@@ -182,6 +187,12 @@ async fn pause(tasks: &Tasks, length: Duration) {
         () = tokio::time::sleep(length) => {}
     }
 }
+
+/// How often a follower tries to take the lock within its life: what it adds to the time without a leader.
+const TRIES_A_LIFE: u32 = 10;
+
+/// A count of a million rows takes a second of the store: looks at the queue's length take at most this part of it.
+const RECONCILE_PART: u32 = 20;
 
 /// How often due jobs are looked for.
 const OFTEN: Duration = TICK;

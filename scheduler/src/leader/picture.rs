@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::fit;
 use common::ids::{AccountId, JobId, SessionId, WorkerId};
 use common::job::{Job, Lease, Resources};
-use common::store::{Held, StoreError, Stores};
+use common::store::{StoreError, Stores};
 use common::time::Mono;
 use common::worker::{Capacity, Session, Worker};
 
@@ -42,6 +42,7 @@ struct Known {
 
 #[derive(Debug, Clone)]
 struct Holding {
+    session: SessionId,
     worker: WorkerId,
     account: AccountId,
     resources: Resources,
@@ -80,15 +81,21 @@ impl Picture {
     /// # Errors
     /// [`StoreError`]; the picture stays as it was.
     pub async fn refresh_held(&mut self, stores: &Stores) -> Result<(), StoreError> {
-        let (mut held, mut after) = (Vec::new(), None);
-        loop {
-            let rows = stores.jobs.held(&Held::Any, after, PAGE).await?;
-            after = rows.last().map(|job| job.id);
-            let full = rows.len() == PAGE;
-            held.extend(rows.iter().filter_map(holding));
-            if !full {
-                break;
+        let (mut held, mut unknown) = (Vec::new(), Vec::new());
+        for row in stores.jobs.all_holdings().await? {
+            // What a job takes, and of whom, never changes: of a known one nothing more is read.
+            match self
+                .held
+                .get(&row.job)
+                .filter(|known| known.session == row.session)
+            {
+                Some(known) => held.push((row.job, known.clone())),
+                None => unknown.push(row.job),
             }
+        }
+        for ids in unknown.chunks(PAGE) {
+            let rows = stores.jobs.get_many(ids).await?;
+            held.extend(rows.iter().filter_map(holding));
         }
         (self.held, self.used, self.running) = Default::default();
         for (job, holding) in held {
@@ -132,6 +139,7 @@ impl Picture {
     /// A claim that may have been stored: counts as held until the next full look.
     pub fn maybe_claimed(&mut self, job: &Job, lease: &Lease) {
         let holding = Holding {
+            session: lease.session,
             worker: lease.worker.clone(),
             account: job.account.clone(),
             resources: job.spec.resources,
@@ -219,6 +227,7 @@ impl Known {
 fn holding(job: &Job) -> Option<(JobId, Holding)> {
     let (_, lease) = job.state.held()?;
     let holding = Holding {
+        session: lease.session,
         worker: lease.worker.clone(),
         account: job.account.clone(),
         resources: job.spec.resources,

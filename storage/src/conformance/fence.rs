@@ -5,7 +5,7 @@ use common::ids::{AttemptId, SessionId};
 use common::job::{Epoch, JobState};
 use common::lifecycle::{JobEvent, Refusal};
 use common::service::Applied;
-use common::store::{CommitError, Held};
+use common::store::{CommitError, Held, Holding};
 
 use super::Backend;
 use super::kit::{apply, claimed, done, finished, jobs, load, running, spec, submit};
@@ -104,7 +104,52 @@ pub async fn held_jobs_are_found_by_term_and_session(backend: &mut impl Backend)
     assert_eq!(find(Held::Sessions(vec![one])).await, [first.id]);
     assert_eq!(find(Held::Sessions(vec![SessionId::random()])).await, []);
     assert_eq!(find(Held::Undelivered(vec![one, two])).await, [assigned.id]);
+    assert_eq!(find(Held::AllUndelivered).await, [assigned.id]);
 
     done(backend, second.id, finished(attempt, Outcome::Exited { code: 0 })).await;
     assert_eq!(find(Held::Sessions(vec![two])).await, [assigned.id]);
+}
+
+pub async fn holdings_are_what_held_rows_come_to(backend: &mut impl Backend) {
+    let (first, _, one) = running(backend, spec()).await;
+    let (_, attempt, two) = running(backend, spec()).await;
+    let ended = done(backend, first.id, JobEvent::TakenOver { epoch: Epoch(2) }).await;
+    let assigned = submit(backend, spec()).await;
+    done(backend, assigned.id, claimed(AttemptId::random(), two, 3)).await;
+    let store = backend.stores().jobs;
+    for sessions in [vec![one], vec![two], vec![SessionId::random()]] {
+        let rows = store
+            .held(&Held::Sessions(sessions.clone()), None, 10)
+            .await
+            .unwrap();
+        let expected: Vec<Holding> = rows.iter().filter_map(Holding::of).collect();
+        // Many at once, as heartbeats come.
+        let asked = (0..20).map(|_| store.holdings(sessions[0]));
+        for found in futures_util::future::join_all(asked).await {
+            let mut found = found.unwrap();
+            found.sort_unstable_by_key(|holding| holding.job);
+            assert_eq!(found, expected);
+        }
+    }
+    let rows = store.held(&Held::Any, None, 10).await.unwrap();
+    let mut all = store.all_holdings().await.unwrap();
+    all.sort_unstable_by_key(|holding| holding.job);
+    assert_eq!(all, rows.iter().filter_map(Holding::of).collect::<Vec<_>>());
+    assert_eq!(all.len(), 3);
+    let attempt_of = |id| {
+        all.iter()
+            .find(|holding| holding.job == id)
+            .map(|holding| holding.attempt)
+    };
+    assert_eq!(attempt_of(ended.id), ended.state.attempt());
+    done(
+        backend,
+        rows.iter()
+            .find(|job| job.state.attempt() == Some(attempt))
+            .unwrap()
+            .id,
+        finished(attempt, Outcome::Exited { code: 0 }),
+    )
+    .await;
+    assert_eq!(store.holdings(two).await.unwrap().len(), 1);
 }

@@ -70,7 +70,7 @@ macro_rules! conformance_suite {
                 a_batch_fails_element_by_element, due_jobs_are_found_when_their_time_has_come,
                 the_queue_is_made_anew_from_the_rows;
             fence: a_stale_attempt_changes_nothing, an_old_leader_cannot_claim_or_expire,
-                a_take_over_voids_what_the_old_leader_read, terms_only_rise, held_jobs_are_found_by_term_and_session;
+                a_take_over_voids_what_the_old_leader_read, terms_only_rise, held_jobs_are_found_by_term_and_session, holdings_are_what_held_rows_come_to;
             cancel: cancel_wins_or_loses_atomically, a_waiting_job_is_cancelled_at_once,
                 a_running_job_is_asked_to_end_and_found_undelivered;
             retry: the_same_report_is_accepted_again_and_changes_nothing, a_lost_worker_is_tried_again_then_given_up;

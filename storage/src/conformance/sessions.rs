@@ -152,17 +152,23 @@ fn words(backend: &impl Backend, session: SessionId, conn: u64) -> AgentWords {
     AgentWords {
         session,
         conn,
-        condition: Condition::Unready {
-            reasons: vec!["the engine does not answer".into()],
-        },
-        load: Load {
-            cpu_percent: 50,
-            running: 3,
-            ..Load::default()
-        },
         heard_at: backend.clock().now(),
+        state: Some((
+            Condition::Unready {
+                reasons: vec!["the engine does not answer".into()],
+            },
+            LOAD,
+        )),
     }
 }
+
+const LOAD: Load = Load {
+    cpu_percent: 50,
+    memory_free_mib: 1,
+    disk_free_mib: 2,
+    running: 3,
+    pulling: Vec::new(),
+};
 
 pub async fn workers_are_kept_whole(backend: &mut impl Backend) {
     let workers = backend.stores().workers;
@@ -173,10 +179,31 @@ pub async fn workers_are_kept_whole(backend: &mut impl Backend) {
     assert_eq!(workers.get(&worker.id).await.unwrap(), Some(worker.clone()));
     backend.clock().advance(Duration::from_secs(5));
     let words = words(backend, session, 1);
-    let before = workers.refresh(&worker.id, &words).await.unwrap();
-    assert_eq!(before, Some(worker.clone()));
-    worker.condition = words.condition;
-    (worker.load, worker.heard_at) = (words.load, words.heard_at);
+    assert!(workers.refresh(&worker.id, &words).await.unwrap());
+    (worker.condition, worker.load) = words.state.clone().unwrap();
+    worker.heard_at = words.heard_at;
+    assert_eq!(workers.get(&worker.id).await.unwrap(), Some(worker.clone()));
+    // That it lives, and no more.
+    backend.clock().advance(Duration::from_secs(5));
+    worker.heard_at = backend.clock().now();
+    let alive = AgentWords {
+        heard_at: worker.heard_at,
+        state: None,
+        ..words
+    };
+    assert!(workers.refresh(&worker.id, &alive).await.unwrap());
+    let foreign = AgentWords {
+        session: SessionId::random(),
+        ..alive.clone()
+    };
+    let (own, others) = tokio::join!(
+        workers.refresh(&worker.id, &alive),
+        workers.refresh(&worker.id, &foreign)
+    );
+    assert!(
+        own.unwrap() && !others.unwrap(),
+        "in one group each has its own answer"
+    );
     assert_eq!(workers.get(&worker.id).await.unwrap(), Some(worker.clone()));
     assert_eq!(workers.list().await.unwrap(), [worker]);
 }
@@ -189,13 +216,13 @@ pub async fn an_agents_words_and_the_wish_to_drain_leave_each_other_alone(backen
     assert_eq!(workers.set_draining(id, true).await.unwrap(), None);
     assert_eq!(workers.get(id).await.unwrap(), None, "a wish makes no worker");
     assert!(workers.put(&hello, None).await.unwrap());
-    workers.refresh(id, &words(backend, first, 1)).await.unwrap();
+    assert!(workers.refresh(id, &words(backend, first, 1)).await.unwrap());
     let drained = workers.set_draining(id, true).await.unwrap().unwrap();
     assert!(drained.draining);
-    assert_eq!(drained.load, words(backend, first, 1).load);
+    assert_eq!(drained.load, LOAD);
     // Neither a heartbeat nor a hello, of the same session or of a new one, ends the wish.
     backend.clock().advance(Duration::from_secs(5));
-    workers.refresh(id, &words(backend, first, 1)).await.unwrap();
+    assert!(workers.refresh(id, &words(backend, first, 1)).await.unwrap());
     assert!(
         workers
             .put(&worker(backend, first, 2), Some(first))
@@ -226,9 +253,9 @@ pub async fn an_agents_words_and_the_wish_to_drain_leave_each_other_alone(backen
     for draining in [true, false].repeat(10) {
         let words = words(backend, second, 1);
         let (wished, said) = tokio::join!(workers.set_draining(id, draining), workers.refresh(id, &words));
-        assert!(wished.unwrap().is_some() && said.unwrap().is_some());
+        assert!(wished.unwrap().is_some() && said.unwrap());
         let row = workers.get(id).await.unwrap().unwrap();
-        assert_eq!((row.draining, row.load), (draining, words.load));
+        assert_eq!((row.draining, row.load), (draining, LOAD));
     }
 }
 
@@ -253,7 +280,7 @@ pub async fn an_older_connection_cannot_put_its_session_back(backend: &mut impl 
     }
     for (session, conn) in [(old, 3), (new, 2), (newest, 1)] {
         let said = workers.refresh(&id, &words(backend, session, conn)).await;
-        assert_eq!(said.unwrap(), None);
+        assert!(!said.unwrap());
     }
     assert_eq!(workers.get(&id).await.unwrap(), Some(row.clone()));
     // The same hello again changes nothing; within a session a higher connection replaces a lower one for good.

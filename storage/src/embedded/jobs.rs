@@ -163,7 +163,7 @@ impl JobStore for Jobs {
         let held = held.clone();
         let ids = match held {
             // Bounded by the slots of the fleet, from an index alone, and on the way of every assignment.
-            Held::Undelivered(_) => {
+            Held::Undelivered(_) | Held::AllUndelivered => {
                 self.readers
                     .look(move |db| query::held(db, &held, after, limit))
                     .await?

@@ -43,23 +43,24 @@ impl WorkerStore for Workers {
         self.lane.write(1, work).await
     }
 
-    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<Option<Worker>, StoreError> {
+    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<bool, StoreError> {
         let (id, words) = (id.clone(), words.clone());
         let work = move |db: &mut Connection| {
             let Some(row) = worker_row(db, &id)? else {
-                return Ok(None);
+                return Ok(false);
             };
             if row.session != Some(words.session) || row.conn != words.conn {
-                return Ok(None);
+                return Ok(false);
             }
+            let (condition, load) = words.state.clone().unwrap_or((row.condition, row.load));
             let new = Worker {
-                condition: words.condition.clone(),
-                load: words.load.clone(),
+                condition,
+                load,
                 heard_at: words.heard_at,
-                ..row.clone()
+                ..row
             };
             store(db, &new)?;
-            Ok(Some(row))
+            Ok(true)
         };
         self.lane.write(1, work).await
     }

@@ -68,19 +68,14 @@ impl FileStore for Files {
 
     async fn list(&self, query: &FileQuery) -> Result<Vec<FileMeta>, StoreError> {
         let mut filter = Document::new();
-        let index = match &query.account {
-            Some(account) => {
-                filter.insert("metadata.account", account.as_str());
-                schema::FILES_BY_ACCOUNT
-            }
-            None => schema::FILES_BY_ID,
-        };
+        if let Some(account) = &query.account {
+            filter.insert("metadata.account", account.as_str());
+        }
         if let Some(before) = query.before {
             filter.insert("metadata.file", doc! { "$lt": before.to_string() });
         }
         let question = Question::new(schema::FILES, filter)
             .sorted(doc! { "metadata.file": -1 })
-            .by(index)
             .at_most(query.limit.min(LIST_MAX));
         let found = self.link.ask(question, |row| Found::of(row).map(Some)).await?;
         Ok(found.into_iter().map(|found| found.meta).collect())
@@ -124,7 +119,6 @@ impl Found {
 }
 
 async fn find(link: &Link, id: FileId) -> Result<Option<Found>, Trouble> {
-    let question =
-        Question::new(schema::FILES, doc! { "metadata.file": id.to_string() }).by(schema::FILES_BY_ID);
+    let question = Question::new(schema::FILES, doc! { "metadata.file": id.to_string() });
     link.ask_one(question, Found::of).await
 }

@@ -84,7 +84,6 @@ impl Identity {
         let question = Question::new(schema::LOGINS, ended)
             .sorted(doc! { "login.absolute_end": 1 })
             .only(doc! { "_id": 1 })
-            .by(schema::LOGINS_BY_END)
             .at_most(ENDED_SWEPT);
         let ids = self
             .link
@@ -199,7 +198,6 @@ impl IdentityStore for Identity {
     async fn api_keys_of(&self, user: &UserId, limit: usize) -> Result<Vec<ApiKey>, StoreError> {
         let question = Question::new(schema::API_KEYS, doc! { "key.user": user.as_str() })
             .sorted(doc! { "_id": 1 })
-            .by(schema::API_KEYS_BY_USER)
             .at_most(limit);
         Ok(self.link.ask(question, |row| record(row, KEY).map(Some)).await?)
     }

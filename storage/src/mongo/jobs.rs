@@ -5,23 +5,27 @@
 
 mod commit;
 mod insert;
+mod looks;
 mod query;
 mod row;
+mod stretch;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use common::ids::{AccountId, JobId, UserId};
+use common::ids::{AccountId, JobId, SessionId, UserId};
 use common::job::{Job, StateName};
 use common::store::{
-    Commit, CommitError, Due, Fingerprint, Held, IdempotencyKey, Inserted, JobQuery, JobStore, NewJob, Page,
-    StoreError,
+    Commit, CommitError, Due, Fingerprint, Held, Holding, IdempotencyKey, Inserted, JobQuery, JobStore,
+    NewJob, Page, StoreError,
 };
 use common::tasks::Tasks;
 use common::time::{SharedClock, Timestamp};
 
 use self::commit::{Change, Committer};
 use self::insert::{Inserter, NewRow};
+use self::looks::Looker;
+use self::stretch::Stretch;
 use super::lane::Lane;
 use super::link::{Link, in_time};
 use super::trouble::Trouble;
@@ -34,6 +38,8 @@ pub(super) struct Jobs {
     clock: SharedClock,
     inserts: Lane<Inserter>,
     changes: Lane<Committer>,
+    looks: Lane<Looker>,
+    stretch: Stretch,
 }
 
 impl Jobs {
@@ -51,6 +57,8 @@ impl Jobs {
                 tasks,
                 (0..HANDS).map(|_| Committer(Arc::clone(link))),
             ),
+            looks: Lane::start("store-looks", tasks, (0..HANDS).map(|_| Looker(Arc::clone(link)))),
+            stretch: Stretch::new(),
         }
     }
 }
@@ -98,7 +106,8 @@ impl JobStore for Jobs {
     }
 
     async fn queued(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
-        Ok(query::queued(&self.link, after, limit).await?)
+        let now = self.clock.now();
+        Ok(query::queued(&self.link, &self.stretch, now, after, limit).await?)
     }
 
     async fn due(&self, due: Due, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
@@ -109,7 +118,25 @@ impl JobStore for Jobs {
         Ok(query::held(&self.link, held, after, limit).await?)
     }
 
+    async fn holdings(&self, session: SessionId) -> Result<Vec<Holding>, StoreError> {
+        let found = self.looks.write(vec![session]).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn all_holdings(&self) -> Result<Vec<Holding>, StoreError> {
+        Ok(query::all_holdings(&self.link).await?)
+    }
+
     async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError> {
         Ok(query::count_by_state(&self.link, account).await?)
+    }
+
+    async fn count_queued(&self) -> Result<u64, StoreError> {
+        Ok(query::count_in(&self.link, None, &[StateName::Queued]).await?)
+    }
+
+    async fn count_waiting(&self, account: &AccountId) -> Result<u64, StoreError> {
+        let waiting = [StateName::Queued, StateName::Scheduled];
+        Ok(query::count_in(&self.link, Some(account), &waiting).await?)
     }
 }

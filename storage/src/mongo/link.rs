@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::secret::Secret;
 use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
-use mongodb::options::{ClientOptions, Hint, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern};
+use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern};
 use mongodb::{Client, Collection, Database};
 
 use super::trouble::{Trouble, is_duplicate};
@@ -41,14 +41,13 @@ pub(super) struct Link {
     database: Database,
 }
 
-/// A question that an index answers.
+/// A question that an index answers: its equalities and its order are the first fields of one, so that a server has no
+/// choice to make. It is not told by name: there are servers that read everything when an index is named.
 pub(super) struct Question {
     pub(super) from: &'static str,
     pub(super) filter: Document,
     pub(super) sort: Option<Document>,
     pub(super) fields: Option<Document>,
-    /// The index by its name, where the choice must not be left to the server.
-    pub(super) by: Option<&'static str>,
     pub(super) limit: Option<usize>,
 }
 
@@ -59,7 +58,6 @@ impl Question {
             filter,
             sort: None,
             fields: None,
-            by: None,
             limit: None,
         }
     }
@@ -74,13 +72,6 @@ impl Question {
     pub(super) fn only(self, fields: Document) -> Self {
         Self {
             fields: Some(fields),
-            ..self
-        }
-    }
-
-    pub(super) fn by(self, index: &'static str) -> Self {
-        Self {
-            by: Some(index),
             ..self
         }
     }
@@ -273,9 +264,6 @@ impl Link {
         }
         if let Some(fields) = question.fields {
             find = find.projection(fields);
-        }
-        if let Some(index) = question.by {
-            find = find.hint(Hint::Name(index.into()));
         }
         let mut cursor = in_time(async { Ok(find.await?) }).await?;
         let mut found = Vec::new();

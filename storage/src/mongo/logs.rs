@@ -141,7 +141,6 @@ impl LogStore for Logs {
             let question = Question::new(schema::LOGS, doc! { "_id": chunk::places(attempt, 0) })
                 .sorted(doc! { "_id": 1 })
                 .only(doc! { "_id": 1 })
-                .by(schema::BY_ID)
                 .at_most(PURGE_STEP);
             let ids = self
                 .link

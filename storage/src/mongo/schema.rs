@@ -26,28 +26,27 @@ pub(super) const FILE_CHUNKS: &str = "files.chunks";
 pub(super) const UNFINISHED: &str = "files.unfinished";
 const SCHEMA: &str = "schema";
 
-/// The index that every collection has.
-pub(super) const BY_ID: &str = "_id_";
-pub(super) const JOBS_BY_KEY: &str = "jobs_by_key";
-pub(super) const JOBS_BY_ACCOUNT: &str = "jobs_by_account";
-pub(super) const JOBS_BY_ACCOUNT_STATE: &str = "jobs_by_account_state";
-pub(super) const JOBS_BY_STATE: &str = "jobs_by_state";
-pub(super) const JOBS_BY_LABEL: &str = "jobs_by_label";
-pub(super) const JOBS_DUE: &str = "jobs_due";
-pub(super) const JOBS_HELD: &str = "jobs_held";
-pub(super) const JOBS_UNDELIVERED: &str = "jobs_undelivered";
-pub(super) const LOGS_BY_SEQ: &str = "logs_by_seq";
-pub(super) const LOGS_BY_START: &str = "logs_by_start";
-pub(super) const SESSIONS_LIVE: &str = "sessions_live";
-pub(super) const FILES_BY_ID: &str = "files_by_id";
-pub(super) const FILES_BY_ACCOUNT: &str = "files_by_account";
-pub(super) const USERS_BY_NAME: &str = "users_by_name";
-pub(super) const LOGINS_BY_USER: &str = "logins_by_user";
-pub(super) const LOGINS_BY_END: &str = "logins_by_end";
-pub(super) const API_KEYS_BY_USER: &str = "api_keys_by_user";
+const JOBS_BY_KEY: &str = "jobs_by_key";
+const JOBS_BY_ACCOUNT: &str = "jobs_by_account";
+const JOBS_BY_ACCOUNT_STATE: &str = "jobs_by_account_state";
+const JOBS_BY_STATE: &str = "jobs_by_state";
+const JOBS_BY_LABEL: &str = "jobs_by_label";
+const JOBS_DUE: &str = "jobs_due";
+const JOBS_HELD: &str = "jobs_held";
+const JOBS_BY_SESSION: &str = "jobs_by_session";
+const JOBS_UNDELIVERED: &str = "jobs_undelivered";
+const LOGS_BY_SEQ: &str = "logs_by_seq";
+const LOGS_BY_START: &str = "logs_by_start";
+const SESSIONS_LIVE: &str = "sessions_live";
+const FILES_BY_ID: &str = "files_by_id";
+const FILES_BY_ACCOUNT: &str = "files_by_account";
+const USERS_BY_NAME: &str = "users_by_name";
+const LOGINS_BY_USER: &str = "logins_by_user";
+const LOGINS_BY_END: &str = "logins_by_end";
+const API_KEYS_BY_USER: &str = "api_keys_by_user";
 
 /// Raised with every change of what is below, or of what documents look like.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// In a fresh database indexes are made at once; in one that somebody has filled it may take a while.
 const INDEXES_WITHIN: Duration = Duration::from_secs(60);
 
@@ -177,11 +176,13 @@ fn indexes() -> Vec<(&'static str, Vec<Document>)> {
                     index(JOBS_HELD, doc! { "_id": 1, "session": 1, "epoch": 1 }),
                     exists("session"),
                 ),
+                // What single sessions hold: every heartbeat asks.
                 partial(
-                    index(
-                        JOBS_UNDELIVERED,
-                        doc! { "_id": 1, "session": 1, "undelivered": 1 },
-                    ),
+                    index(JOBS_BY_SESSION, doc! { "session": 1, "_id": 1 }),
+                    exists("session"),
+                ),
+                partial(
+                    index(JOBS_UNDELIVERED, doc! { "undelivered": 1, "_id": 1 }),
                     doc! { "undelivered": true },
                 ),
             ],

@@ -1,11 +1,11 @@
 //! Workers and their sessions.
 //!
 //! A worker's row is changed field by field, so that an agent's words and an administrator's wish never undo each other.
-//! Renewals have a lane of their own: one `update` command for all that were heard, read back where fewer matched. No
-//! nonce is needed there, since connections only rise and lost is final: what the row shows later holds for then, too.
+//! Renewals have a lane of their own, and so have the words that come with them: one `update` command for all that were
+//! heard, read back where fewer matched. No nonce is needed there, since connections only rise and lost is final: what the row shows later holds for then, too.
 //! Sent twice, a renewal counts twice, which harms nobody: beats are compared, never counted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -27,6 +27,7 @@ const IDS_MAX: usize = 1_000;
 pub(super) struct Workers {
     link: Arc<Link>,
     beats: Lane<Renewer>,
+    words: Lane<Listener>,
 }
 
 impl Workers {
@@ -38,6 +39,11 @@ impl Workers {
                 tasks,
                 [Renewer(Arc::clone(link)), Renewer(Arc::clone(link))],
             ),
+            words: Lane::start(
+                "store-words",
+                tasks,
+                [Listener(Arc::clone(link)), Listener(Arc::clone(link))],
+            ),
         }
     }
 }
@@ -48,21 +54,23 @@ impl WorkerStore for Workers {
         Ok(in_time(self.put_row(worker, replaces)).await?)
     }
 
-    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<Option<Worker>, StoreError> {
-        let query = doc! {
-            "_id": id.as_str(), "session": words.session.to_string(), "conn": words.conn.cast_signed(),
-        };
-        let set = doc! {
-            "condition": encode("a worker's condition", &words.condition)?,
-            "load": encode("a worker's load", &words.load)?,
-            "heard_at": words.heard_at.as_millis(),
-        };
-        self.change(query, set, false).await
+    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<bool, StoreError> {
+        let said = self.words.write(vec![Said::of(id, words)?]).await?;
+        Ok(said.into_iter().all(|stored| stored))
     }
 
     async fn set_draining(&self, id: &WorkerId, draining: bool) -> Result<Option<Worker>, StoreError> {
-        self.change(doc! { "_id": id.as_str() }, doc! { "draining": draining }, true)
-            .await
+        let command = doc! {
+            "findAndModify": schema::WORKERS, "query": { "_id": id.as_str() },
+            "update": { "$set": { "draining": draining } }, "new": true,
+        };
+        let found = in_time(self.link.find_and_modify(command)).await?;
+        Ok(found
+            .as_ref()
+            .map(raw)
+            .transpose()?
+            .map(|row| worker(&row))
+            .transpose()?)
     }
 
     async fn get(&self, id: &WorkerId) -> Result<Option<Worker>, StoreError> {
@@ -71,9 +79,7 @@ impl WorkerStore for Workers {
     }
 
     async fn list(&self) -> Result<Vec<Worker>, StoreError> {
-        let question = Question::new(schema::WORKERS, Document::new())
-            .sorted(doc! { "_id": 1 })
-            .by(schema::BY_ID);
+        let question = Question::new(schema::WORKERS, Document::new()).sorted(doc! { "_id": 1 });
         Ok(self.link.ask(question, |row| worker(row).map(Some)).await?)
     }
 
@@ -132,7 +138,7 @@ impl WorkerStore for Workers {
     }
 
     async fn live_sessions(&self) -> Result<Vec<Session>, StoreError> {
-        let question = Question::new(schema::SESSIONS, doc! { "lost": false }).by(schema::SESSIONS_LIVE);
+        let question = Question::new(schema::SESSIONS, doc! { "lost": false });
         Ok(self.link.ask(question, |row| session(row).map(Some)).await?)
     }
 
@@ -185,19 +191,6 @@ impl Workers {
         }
         Err(Trouble::Contended)
     }
-
-    async fn change(&self, query: Document, set: Document, new: bool) -> Result<Option<Worker>, StoreError> {
-        let command = doc! {
-            "findAndModify": schema::WORKERS, "query": query, "update": { "$set": set }, "new": new,
-        };
-        let found = in_time(self.link.find_and_modify(command)).await?;
-        Ok(found
-            .as_ref()
-            .map(raw)
-            .transpose()?
-            .map(|row| worker(&row))
-            .transpose()?)
-    }
 }
 
 impl Weighed for Beat {
@@ -223,13 +216,20 @@ impl Work for Renewer {
 
 impl Renewer {
     async fn renew(&self, group: &[Beat]) -> Result<Vec<BeatAnswer>, Trouble> {
-        let statement = |beat: &Beat| {
+        // One statement for all of the same connection number: of a fleet that never lost a connection, one in all.
+        let mut by_conn: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for beat in group {
+            let sessions = by_conn.entry(beat.conn).or_default();
+            sessions.push(beat.session.to_string());
+        }
+        let statements = by_conn.into_iter().map(|(conn, sessions)| {
             doc! {
-                "q": { "_id": beat.session.to_string(), "conn": beat.conn.cast_signed(), "lost": false },
+                "q": { "_id": { "$in": sessions }, "conn": conn.cast_signed(), "lost": false },
                 "u": { "$inc": { "beat": 1_i64 } },
+                "multi": true,
             }
-        };
-        let statements: Vec<Document> = group.iter().map(statement).collect();
+        });
+        let statements: Vec<Document> = statements.collect();
         let command = doc! { "update": schema::SESSIONS, "updates": statements, "ordered": false };
         let written = self.0.write(command).await?.whole()?;
         if usize::try_from(written.n) == Ok(group.len()) {
@@ -244,6 +244,120 @@ impl Renewer {
             .map(|beat| judge(*beat, rows.get(&beat.session)))
             .collect())
     }
+}
+
+/// What an agent said.
+pub(super) struct Said {
+    id: String,
+    session: String,
+    conn: i64,
+    heard_at: i64,
+    /// What is new beside that it was heard.
+    state: Option<Document>,
+    bytes: usize,
+}
+
+impl Said {
+    fn of(id: &WorkerId, words: &AgentWords) -> Result<Self, Trouble> {
+        let mut bytes = 512;
+        let state = match &words.state {
+            Some((condition, load)) => {
+                let condition = encode("a worker's condition", condition)?;
+                let load = encode("a worker's load", load)?;
+                bytes += condition.len() + load.len();
+                Some(doc! { "condition": condition, "load": load })
+            }
+            None => None,
+        };
+        Ok(Self {
+            id: id.as_str().to_owned(),
+            session: words.session.to_string(),
+            conn: words.conn.cast_signed(),
+            heard_at: words.heard_at.as_millis(),
+            state,
+            bytes,
+        })
+    }
+}
+
+impl Weighed for Said {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Stores agents' words by the group. Sent twice, they are the same words.
+struct Listener(Arc<Link>);
+
+impl Work for Listener {
+    type Item = Said;
+    type Answer = bool;
+
+    async fn run(&mut self, group: Vec<Said>) -> Vec<Result<bool, Trouble>> {
+        match in_time(self.store(&group)).await {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Err(trouble) => group.iter().map(|_| Err(trouble.clone())).collect(),
+        }
+    }
+}
+
+impl Listener {
+    async fn store(&self, group: &[Said]) -> Result<Vec<bool>, Trouble> {
+        let (statements, expected) = statements(group);
+        let command = doc! { "update": schema::WORKERS, "updates": statements, "ordered": false };
+        let written = self.0.write(command).await?.whole()?;
+        if usize::try_from(written.n) == Ok(expected) {
+            return Ok(vec![true; group.len()]);
+        }
+        // Sessions and connections of a row only move on: who may not speak now may not have spoken then.
+        let ids: Vec<&str> = group.iter().map(|said| said.id.as_str()).collect();
+        let question = Question::new(schema::WORKERS, doc! { "_id": { "$in": ids } })
+            .only(doc! { "session": 1, "conn": 1 });
+        let speaker = |row: &RawDocument| {
+            let session = row.get_str("session").unwrap_or_default().to_owned();
+            let speaker = (session, row.get_i64("conn")?);
+            Ok(Some((row.get_str("_id")?.to_owned(), speaker)))
+        };
+        let speakers: HashMap<String, (String, i64)> =
+            self.0.ask(question, speaker).await?.into_iter().collect();
+        let speaks = |said: &Said| {
+            let speaker = speakers.get(&said.id);
+            speaker.is_some_and(|(session, conn)| *session == said.session && *conn == said.conn)
+        };
+        Ok(group.iter().map(speaks).collect())
+    }
+}
+
+/// One statement for each whose state is new, and one for all others of the same connection number; and how many rows
+/// they match if all may speak. Two sessions of one worker match one row, so that these are told apart by reading it.
+fn statements(group: &[Said]) -> (Vec<Document>, usize) {
+    let mut statements = Vec::new();
+    let mut heard: BTreeMap<i64, (Vec<&str>, Vec<&str>, i64)> = BTreeMap::new();
+    let mut expected = 0;
+    for said in group {
+        if let Some(state) = &said.state {
+            let mut set = state.clone();
+            set.insert("heard_at", said.heard_at);
+            statements.push(doc! {
+                "q": { "_id": &said.id, "session": &said.session, "conn": said.conn }, "u": { "$set": set },
+            });
+            expected += 1;
+        } else {
+            let (ids, sessions, at) = heard.entry(said.conn).or_default();
+            ids.push(&said.id);
+            sessions.push(&said.session);
+            *at = said.heard_at.max(*at);
+        }
+    }
+    for (conn, (ids, sessions, at)) in heard {
+        expected += ids.len();
+        statements.push(doc! {
+            "q": { "_id": { "$in": ids }, "session": { "$in": sessions }, "conn": conn },
+            "u": { "$set": { "heard_at": at } },
+            "multi": true,
+        });
+    }
+    (statements, expected)
 }
 
 const fn judge(beat: Beat, row: Option<&Session>) -> BeatAnswer {

@@ -1,7 +1,7 @@
 //! Assignments and cancels on their way to the agent, each once a connection.
 
 use common::attempt::{AttemptReport, NotStartedReason, Outcome};
-use common::ids::AttemptId;
+use common::ids::{AttemptId, JobId};
 use common::job::{Job, JobState};
 use common::lifecycle::JobEvent;
 use common::log::MissingLogs;
@@ -38,7 +38,7 @@ impl Connection {
             self.mark(&job, attempt).cancelled = true;
             if is_unheard_of {
                 // The agent has never heard of it: there is nobody who could confirm.
-                self.end(&job, attempt, JobEvent::Absent { attempt });
+                self.end(job.id, attempt, JobEvent::Absent { attempt });
             } else {
                 let why = job.cancel.as_ref().and_then(|request| request.why.clone());
                 self.socket.put(&ToWorker::Cancel {
@@ -95,7 +95,7 @@ impl Connection {
     fn refuse(&mut self, job: &Job, attempt: AttemptId, reason: NotStartedReason, message: String) {
         let report = Box::new(AttemptReport::bare(Outcome::NotStarted { reason, message }));
         self.end(
-            job,
+            job.id,
             attempt,
             JobEvent::Finished {
                 attempt,
@@ -106,11 +106,11 @@ impl Connection {
     }
 
     /// The gateway itself ends an attempt.
-    pub(super) fn end(&mut self, job: &Job, attempt: AttemptId, event: JobEvent) {
+    pub(super) fn end(&mut self, job: JobId, attempt: AttemptId, event: JobEvent) {
         if let Some(known) = self.attempts.get(attempt) {
             known.standing = Standing::Stale;
         }
-        let ended = self.gateway.reports.ask(Report { job: job.id, event });
+        let ended = self.gateway.reports.ask(Report { job, event });
         self.starts_under_way += 1;
         self.begin(async move { Done::Ended(attempt, ended.await.unwrap_or(Answer::StoreAway)) });
     }

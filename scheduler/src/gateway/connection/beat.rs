@@ -1,16 +1,21 @@
 //! Heartbeats: renewed in the gateway's lane, then judged by the rows, then acknowledged.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use common::ids::AttemptId;
-use common::job::{Job, JobState};
+use common::job::StateName;
 use common::lifecycle::JobEvent;
 use common::protocol::{CloseCode, HeldAttempt, ToWorker};
-use common::store::{AgentWords, Beat, BeatAnswer, StoreError, Topic};
+use common::store::{AgentWords, Beat, BeatAnswer, Holding, StoreError, Topic};
 use common::worker::{Condition, Load};
 
-use super::hello::{held_by, judge};
+use super::hello::judge;
 use super::{Connection, Done, End, SUPERSEDED};
+
+/// A load that changed is written this often: a statement of its own for each worker, where that one lives is one for
+/// thousands.
+const LOAD_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
@@ -29,7 +34,7 @@ pub struct Beaten {
 }
 
 enum Judged {
-    Renewed(Vec<Job>),
+    Renewed(Vec<Holding>),
     Lost,
     Superseded,
     /// The store did not answer: nothing is acknowledged, the agent counts on and asks again.
@@ -56,6 +61,16 @@ impl Connection {
             std::sync::Arc::clone(&self.gateway.clock),
         );
         let (worker, session, conn) = (self.worker.clone(), self.session, self.conn);
+        let now = self.gateway.clock.mono();
+        // Capacity decides at once, and so does what keeps a job from starting; the rest is for people to look at.
+        let is_new = self.condition != heartbeat.condition
+            || self.load_told.as_ref().is_none_or(|(told, pulling)| {
+                now.since(*told) >= LOAD_EVERY || *pulling != heartbeat.load.pulling
+            });
+        let state = is_new.then(|| (heartbeat.condition.clone(), heartbeat.load.clone()));
+        if is_new {
+            self.load_told = Some((now, heartbeat.load.pulling.clone()));
+        }
         self.begin(async move {
             let answer = match renewal.await.flatten() {
                 None => Judged::Unknown,
@@ -66,18 +81,18 @@ impl Connection {
                         let words = AgentWords {
                             session,
                             conn,
-                            condition: heartbeat.condition.clone(),
-                            load: heartbeat.load.clone(),
                             heard_at: clock.now(),
+                            state,
                         };
-                        let Some(before) = stores.workers.refresh(&worker, &words).await? else {
-                            return Ok(Judged::Superseded);
-                        };
-                        // Capacity that has come or gone is hinted.
-                        if before.condition != words.condition {
-                            stores.hints.send(Topic::Capacity);
-                        }
-                        Ok::<_, StoreError>(Judged::Renewed(held_by(&stores, session).await?))
+                        let (stored, holdings) = tokio::join!(
+                            stores.workers.refresh(&worker, &words),
+                            stores.jobs.holdings(session)
+                        );
+                        Ok::<_, StoreError>(if stored? {
+                            Judged::Renewed(holdings?)
+                        } else {
+                            Judged::Superseded
+                        })
                     };
                     looked.await.unwrap_or_else(|error| {
                         tracing::warn!(%error, "a heartbeat could not be judged");
@@ -93,12 +108,18 @@ impl Connection {
         self.beating = false;
         let Beaten { heartbeat, answer } = beaten;
         match answer {
-            Judged::Renewed(rows) => {
+            Judged::Renewed(holdings) => {
+                // Capacity that has come or gone is hinted.
+                if self.condition != heartbeat.condition {
+                    self.condition = heartbeat.condition;
+                    self.gateway.stores.hints.send(Topic::Capacity);
+                }
                 if !heartbeat.waited {
-                    self.end_absent(&rows, &heartbeat.attempts);
+                    self.end_absent(&holdings, &heartbeat.attempts);
                 }
                 self.acknowledged = heartbeat.number;
-                let verdicts = judge(&rows, &heartbeat.attempts);
+                let current = holdings.iter().map(|holding| holding.attempt).collect();
+                let verdicts = judge(&current, &heartbeat.attempts);
                 self.socket.put(&ToWorker::HeartbeatAck {
                     number: heartbeat.number,
                     verdicts,
@@ -113,7 +134,8 @@ impl Connection {
             Judged::Superseded => {
                 return Err(SUPERSEDED);
             }
-            Judged::Unknown => {}
+            // Whether the row was told is not known either.
+            Judged::Unknown => self.load_told = None,
         }
         if let Some(next) = self.next_beat.take() {
             self.beat(next);
@@ -123,16 +145,19 @@ impl Connection {
 
     /// What runs by the rows but was missing twice in a row, from hello or heartbeats, has ended unseen; what is only
     /// assigned is sent again.
-    fn end_absent(&mut self, rows: &[Job], listed: &[HeldAttempt]) {
+    fn end_absent(&mut self, holdings: &[Holding], listed: &[HeldAttempt]) {
         let listed: HashSet<AttemptId> = listed.iter().map(|held| held.attempt).collect();
         let missing_before = std::mem::take(&mut self.missing_once);
-        for job in rows {
-            let Some(attempt) = job.state.attempt().filter(|attempt| !listed.contains(attempt)) else {
-                continue;
-            };
+        for Holding {
+            job, attempt, state, ..
+        } in holdings
+            .iter()
+            .filter(|holding| !listed.contains(&holding.attempt))
+            .copied()
+        {
             // A heartbeat may be older than the rows that it is judged by: only one that came after the start was seen
             // here can tell that something that runs is missing.
-            let seen = (attempt, job.state.name());
+            let seen = (attempt, state);
             if !missing_before.contains(&seen) {
                 self.missing_once.insert(seen);
                 continue;
@@ -141,9 +166,9 @@ impl Connection {
             if self.results.is_handling(attempt) {
                 continue;
             }
-            match job.state {
-                JobState::Running { .. } => {
-                    tracing::warn!(job = %job.id, %attempt, "the agent does not know an attempt that should run");
+            match state {
+                StateName::Running => {
+                    tracing::warn!(%job, %attempt, "the agent does not know an attempt that should run");
                     self.end(job, attempt, JobEvent::Absent { attempt });
                 }
                 _ => {

@@ -29,6 +29,8 @@ pub struct Opened {
     pub rows: Vec<Job>,
     /// What of it runs by the rows and is not listed.
     pub missing: HashSet<(AttemptId, StateName)>,
+    /// As the worker's row has it now.
+    pub condition: Condition,
 }
 
 struct Hello {
@@ -59,6 +61,10 @@ async fn admit(
     hello: Hello,
     socket: &mut Socket,
 ) -> Result<Opened, End> {
+    // Whoever waits for longer has given up by then, and comes again: its hello shall cost nothing more.
+    let _turn = tokio::time::timeout(gateway.config.times.handshake / 2, gateway.hellos.acquire())
+        .await
+        .map_err(|_| End::Close(CloseCode::GoingAway, "too many agents come at once"))?;
     let stores = &gateway.stores;
     // Read before the session: whoever stores another one meanwhile is newer.
     let before = stores.workers.get(worker).await?;
@@ -79,7 +85,8 @@ async fn admit(
         Vec::new()
     };
     let mut attempts = Attempts::default();
-    let verdicts = judge(&rows, &hello.attempts);
+    let current = rows.iter().filter_map(|job| job.state.attempt()).collect();
+    let verdicts = judge(&current, &hello.attempts);
     for (held, verdict) in hello.attempts.iter().zip(&verdicts) {
         let standing = match verdict.verdict {
             Verdict::Keep => Standing::Ours,
@@ -110,6 +117,7 @@ async fn admit(
         attempts,
         rows,
         missing,
+        condition: hello.condition,
     })
 }
 
@@ -234,10 +242,7 @@ fn described(worker: &WorkerId, session: &Session, hello: &Hello, now: Timestamp
 }
 
 /// Everything that a session holds.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn held_by(stores: &Stores, session: SessionId) -> Result<Vec<Job>, StoreError> {
+async fn held_by(stores: &Stores, session: SessionId) -> Result<Vec<Job>, StoreError> {
     let (held, mut all) = (Held::Sessions(vec![session]), Vec::new());
     loop {
         let after = all.last().map(|job: &Job| job.id);
@@ -250,9 +255,8 @@ pub async fn held_by(stores: &Stores, session: SessionId) -> Result<Vec<Job>, St
     }
 }
 
-/// Keep what the rows say is current and of this session; stop the rest.
-pub fn judge(rows: &[Job], listed: &[HeldAttempt]) -> Vec<VerdictFor> {
-    let current: HashSet<AttemptId> = rows.iter().filter_map(|job| job.state.attempt()).collect();
+/// Keep what the rows say is `current` and of this session; stop the rest.
+pub fn judge(current: &HashSet<AttemptId>, listed: &[HeldAttempt]) -> Vec<VerdictFor> {
     listed
         .iter()
         .map(|held| {

@@ -29,6 +29,7 @@ use common::job::{Job, StateName};
 use common::protocol::CloseCode;
 use common::store::StoreError;
 use common::time::Mono;
+use common::worker::Condition;
 use futures_util::future::BoxFuture;
 
 use self::beat::{Beaten, Heartbeat};
@@ -83,9 +84,9 @@ enum Done {
 
 /// What the loop does next.
 enum Event {
-    Heard(Inbound),
+    Heard(Box<Inbound>),
     Done(Done),
-    Found(Job),
+    Found(Box<Job>),
     Tick,
 }
 
@@ -107,6 +108,9 @@ struct Connection {
     last_beat: u64,
     /// The heartbeat acknowledged last; the hello is number 0.
     acknowledged: u64,
+    /// As the worker's row was told it last.
+    condition: Condition,
+    load_told: Option<(Mono, Vec<AttemptId>)>,
     /// Held by the rows, in this state, but missing from the last heartbeat, or from the hello.
     missing_once: HashSet<(AttemptId, StateName)>,
     heard: Mono,
@@ -132,6 +136,7 @@ pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, line: impl Line + 'sta
             attempts,
             rows,
             missing,
+            condition,
         }) => {
             let now = gateway.clock.mono();
             let mut connection = Connection {
@@ -149,6 +154,8 @@ pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, line: impl Line + 'sta
                 last_beat: 0,
                 acknowledged: 0,
                 missing_once: missing,
+                condition,
+                load_told: None,
                 heard: now,
                 pinged: now,
                 allowance: gateway.config.limits.messages_per_second,
@@ -180,7 +187,8 @@ impl Connection {
     async fn events(&mut self, place: &mut Place, rows: Vec<Job>) -> Result<Infallible, End> {
         let mut under_way = UnderWay::new();
         for row in rows {
-            self.step(&mut under_way, place, Event::Found(row)).await?;
+            self.step(&mut under_way, place, Event::Found(Box::new(row)))
+                .await?;
         }
         let mut tick = tokio::time::interval(self.period());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -196,7 +204,7 @@ impl Connection {
                     if place.superseded.is_cancelled() {
                         return Err(SUPERSEDED);
                     }
-                    Event::Heard(inbound)
+                    Event::Heard(Box::new(inbound))
                 }
                 done = under_way.next() => Event::Done(done),
                 Some(job) = place.found.recv() => Event::Found(job),
@@ -213,9 +221,9 @@ impl Connection {
         let patience = patience(&self.gateway.config.times);
         let doing = async {
             match event {
-                Event::Heard(inbound) => self.inbound(inbound).await,
+                Event::Heard(inbound) => self.inbound(*inbound).await,
                 Event::Done(done) => self.done(done),
-                Event::Found(job) => self.deliver(job).await,
+                Event::Found(job) => self.deliver(*job).await,
                 Event::Tick => self.tick(),
             }
         };

@@ -192,19 +192,27 @@ pub(super) fn held(
             let sessions: HashSet<_> = sessions.iter().copied().collect();
             both(db, after, limit, |session, _| sessions.contains(&session))?
         }
+        Held::AllUndelivered => undelivered(db, after, limit, |_, _| true)?,
         Held::Undelivered(sessions) => {
             let sessions: HashSet<_> = sessions.iter().copied().collect();
-            let mut ids = active(db, StateName::Assigned, after, limit, |session, _| {
-                sessions.contains(&session)
-            })?;
-            let mut statement = db.prepare_cached(CANCELLING).map_err(sql)?;
-            let rows = statement.query([from(after)]).map_err(sql)?;
-            ids.extend(pick(rows, limit, |session, _| sessions.contains(&session))?);
-            ids
+            undelivered(db, after, limit, |session, _| sessions.contains(&session))?
         }
     };
     ids.sort_unstable();
     ids.truncate(limit);
+    Ok(ids)
+}
+
+fn undelivered(
+    db: &Connection,
+    after: Option<JobId>,
+    limit: usize,
+    wanted: impl Fn(SessionId, Epoch) -> bool,
+) -> Result<Vec<JobId>, StoreError> {
+    let mut ids = active(db, StateName::Assigned, after, limit, &wanted)?;
+    let mut statement = db.prepare_cached(CANCELLING).map_err(sql)?;
+    let rows = statement.query([from(after)]).map_err(sql)?;
+    ids.extend(pick(rows, limit, &wanted)?);
     Ok(ids)
 }
 

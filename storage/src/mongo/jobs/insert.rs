@@ -98,8 +98,7 @@ pub(super) async fn stored_under(
             doc! { "key": uses(&own(account, submitter, &key.0)) },
         )
         .sorted(doc! { "key": -1 })
-        .only(doc! { "fingerprint": 1, "key_at": 1 })
-        .by(schema::JOBS_BY_KEY);
+        .only(doc! { "fingerprint": 1, "key_at": 1 });
         let decode = |row: &RawDocument| Ok((row.get_i64("key_at")?, row.get_str("fingerprint")?.to_owned()));
         link.ask_one(question, decode).boxed()
     };
@@ -248,9 +247,7 @@ impl Inserter {
     }
 
     async fn rival(&self, key: &str) -> Result<Option<(String, Rival)>, Trouble> {
-        let question = Question::new(schema::JOBS, doc! { "key": uses(key) })
-            .sorted(doc! { "key": -1 })
-            .by(schema::JOBS_BY_KEY);
+        let question = Question::new(schema::JOBS, doc! { "key": uses(key) }).sorted(doc! { "key": -1 });
         let last = self.link.ask_one(question, Rival::of).await?;
         Ok(last.map(|rival| (key.to_owned(), rival)))
     }

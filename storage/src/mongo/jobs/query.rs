@@ -1,8 +1,9 @@
-//! Questions about jobs. Each names the index that answers it, so that no server chooses a worse one.
+//! Questions about jobs. Each is shaped for the one index that answers it ([`super::super::schema`]); what a partial index
+//! demands is said by the comparison itself.
 
 use common::ids::{AccountId, JobId, SessionId};
 use common::job::{Job, StateName};
-use common::store::{Due, Held, JobCursor, JobQuery, Page};
+use common::store::{Due, Held, Holding, JobCursor, JobQuery, Page};
 use common::time::Timestamp;
 use futures_util::future::try_join_all;
 use mongodb::bson::{Document, doc};
@@ -10,7 +11,8 @@ use mongodb::bson::{Document, doc};
 use super::super::link::{Link, Question, in_time, whole_number};
 use super::super::schema;
 use super::super::trouble::Trouble;
-use super::row::{job_of, mark, state_names};
+use super::row::{holding_fields, holding_of, job_of, mark, state_names};
+use super::stretch::{CLOCKS_AHEAD, Stretch};
 
 /// Longest page of a list.
 const PAGE_MAX: usize = 1_000;
@@ -68,14 +70,10 @@ fn of_state(query: &JobQuery, state: StateName) -> Question {
     let mut filter = before(query);
     filter.insert("state", state.as_str());
     filter.insert("hidden", false);
-    let index = match &query.account {
-        Some(account) => {
-            filter.insert("account", account.as_str());
-            schema::JOBS_BY_ACCOUNT_STATE
-        }
-        None => schema::JOBS_BY_STATE,
-    };
-    Question::new(schema::JOBS, filter).by(index)
+    if let Some(account) = &query.account {
+        filter.insert("account", account.as_str());
+    }
+    Question::new(schema::JOBS, filter)
 }
 
 fn of_any_state(query: &JobQuery, every_state: bool) -> Question {
@@ -92,16 +90,13 @@ fn of_any_state(query: &JobQuery, every_state: bool) -> Question {
             .map(|(name, value)| mark(account, name, value))
             .collect();
         filter.insert("labels", doc! { "$all": marks });
-        return Question::new(schema::JOBS, filter).by(schema::JOBS_BY_LABEL);
+        return Question::new(schema::JOBS, filter);
     }
-    match &query.account {
-        Some(account) => {
-            filter.insert("account", account.as_str());
-            Question::new(schema::JOBS, filter).by(schema::JOBS_BY_ACCOUNT)
-        }
-        // Administrators alone; hidden jobs are passed over one by one.
-        None => Question::new(schema::JOBS, filter).by(schema::BY_ID),
+    // Administrators alone ask without; hidden jobs are passed over one by one.
+    if let Some(account) = &query.account {
+        filter.insert("account", account.as_str());
     }
+    Question::new(schema::JOBS, filter)
 }
 
 fn before(query: &JobQuery) -> Document {
@@ -111,17 +106,39 @@ fn before(query: &JobQuery) -> Document {
     }
 }
 
-pub(super) async fn queued(link: &Link, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, Trouble> {
-    let mut filter = doc! { "state": StateName::Queued.as_str() };
-    filter.extend(beyond(after));
-    sweep(
-        link,
-        Question::new(schema::JOBS, filter)
-            .by(schema::JOBS_BY_STATE)
-            .sorted(doc! { "_id": 1 }),
-        limit,
-    )
-    .await
+/// Read by stretches of ids: a server that cannot stop early in an index would read the whole rest of the queue for each
+/// page. Fewer than `limit` come before the end, none at it.
+pub(super) async fn queued(
+    link: &Link,
+    stretch: &Stretch,
+    now: Timestamp,
+    after: Option<JobId>,
+    limit: usize,
+) -> Result<Vec<Job>, Trouble> {
+    let last = now.after(CLOCKS_AHEAD);
+    let mut from = after;
+    loop {
+        let end = stretch.end(from, last);
+        let mut ids = match from {
+            Some(from) => doc! { "$gt": from.to_string() },
+            None => doc! { "$gte": JobId::from_u128(0).to_string() },
+        };
+        if let Some(end) = end {
+            ids.insert("$lte", end.to_string());
+        }
+        let filter = doc! { "state": StateName::Queued.as_str(), "_id": ids };
+        let found = sweep(
+            link,
+            Question::new(schema::JOBS, filter).sorted(doc! { "_id": 1 }),
+            limit,
+        )
+        .await?;
+        stretch.learn(found.len(), limit);
+        match end {
+            Some(end) if found.is_empty() => from = Some(end),
+            _ => return Ok(found),
+        }
+    }
 }
 
 pub(super) async fn due(link: &Link, due: Due, now: Timestamp, limit: usize) -> Result<Vec<Job>, Trouble> {
@@ -129,12 +146,10 @@ pub(super) async fn due(link: &Link, due: Due, now: Timestamp, limit: usize) -> 
         Due::Start => StateName::Scheduled,
         Due::QueueDeadline => StateName::Queued,
     };
-    let filter = doc! { "state": state.as_str(), "due": { "$exists": true, "$lte": now.as_millis() } };
+    let filter = doc! { "state": state.as_str(), "due": { "$lte": now.as_millis() } };
     sweep(
         link,
-        Question::new(schema::JOBS, filter)
-            .by(schema::JOBS_DUE)
-            .sorted(doc! { "due": 1 }),
+        Question::new(schema::JOBS, filter).sorted(doc! { "due": 1 }),
         limit,
     )
     .await
@@ -147,57 +162,82 @@ pub(super) async fn held(
     limit: usize,
 ) -> Result<Vec<Job>, Trouble> {
     let mut filter = beyond(after);
-    let index = match held {
+    match held {
         Held::Any => {
-            filter.insert("session", doc! { "$exists": true });
-            schema::JOBS_HELD
+            filter.insert("session", any_session());
         }
         Held::BeforeTerm(term) => {
-            filter.insert("session", doc! { "$exists": true });
+            filter.insert("session", any_session());
             filter.insert("epoch", doc! { "$lt": term.0.cast_signed() });
-            schema::JOBS_HELD
         }
         Held::Sessions(sessions) => {
-            filter.insert("session", doc! { "$exists": true, "$in": texts(sessions) });
-            schema::JOBS_HELD
+            filter.insert("session", doc! { "$in": texts(sessions) });
+        }
+        Held::AllUndelivered => {
+            filter.insert("undelivered", true);
         }
         Held::Undelivered(sessions) => {
             filter.insert("undelivered", true);
             filter.insert("session", doc! { "$in": texts(sessions) });
-            schema::JOBS_UNDELIVERED
         }
-    };
+    }
     sweep(
         link,
-        Question::new(schema::JOBS, filter)
-            .by(index)
-            .sorted(doc! { "_id": 1 }),
+        Question::new(schema::JOBS, filter).sorted(doc! { "_id": 1 }),
         limit,
     )
     .await
+}
+
+/// Only what is held names a session.
+fn any_session() -> Document {
+    doc! { "$gt": "" }
+}
+
+pub(super) async fn all_holdings(link: &Link) -> Result<Vec<Holding>, Trouble> {
+    let question = Question::new(schema::JOBS, doc! { "session": any_session() }).only(holding_fields());
+    link.ask(question, |row| holding_of(row).map(Some)).await
+}
+
+/// Of these sessions, in any order.
+pub(super) async fn holdings(link: &Link, sessions: &[SessionId]) -> Result<Vec<Holding>, Trouble> {
+    let filter = doc! { "session": { "$in": texts(sessions) } };
+    let question = Question::new(schema::JOBS, filter).only(holding_fields());
+    link.ask(question, |row| holding_of(row).map(Some)).await
 }
 
 pub(super) async fn count_by_state(
     link: &Link,
     account: Option<&AccountId>,
 ) -> Result<Vec<(StateName, u64)>, Trouble> {
-    let counts = StateName::ALL.into_iter().map(|state| async move {
-        let (query, index) = match account {
-            Some(account) => (
-                doc! { "account": account.as_str(), "state": state.as_str() },
-                schema::JOBS_BY_ACCOUNT_STATE,
-            ),
-            None => (doc! { "state": state.as_str() }, schema::JOBS_BY_STATE),
-        };
-        let command = doc! {
-            "count": schema::JOBS, "query": query, "hint": index, "limit": COUNT_MAX,
-            "readConcern": { "level": "majority" },
-        };
-        let answer = in_time(link.run(&command)).await?;
-        let count = whole_number(&answer, "n").ok_or_else(|| Trouble::unreadable("the answer to a count"))?;
-        Ok((state, u64::try_from(count).unwrap_or(0)))
-    });
+    let counts = StateName::ALL
+        .into_iter()
+        .map(|state| async move { Ok((state, count(link, account, state).await?)) });
     try_join_all(counts).await
+}
+
+/// Each state is a count of its own, so that what has ended costs nothing.
+pub(super) async fn count_in(
+    link: &Link,
+    account: Option<&AccountId>,
+    states: &[StateName],
+) -> Result<u64, Trouble> {
+    let counts = states.iter().map(|state| count(link, account, *state));
+    Ok(try_join_all(counts).await?.into_iter().sum())
+}
+
+async fn count(link: &Link, account: Option<&AccountId>, state: StateName) -> Result<u64, Trouble> {
+    let mut query = doc! { "state": state.as_str() };
+    if let Some(account) = account {
+        query.insert("account", account.as_str());
+    }
+    let command = doc! {
+        "count": schema::JOBS, "query": query, "limit": COUNT_MAX,
+        "readConcern": { "level": "majority" },
+    };
+    let answer = in_time(link.run(&command)).await?;
+    let count = whole_number(&answer, "n").ok_or_else(|| Trouble::unreadable("the answer to a count"))?;
+    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 async fn sweep(link: &Link, question: Question, limit: usize) -> Result<Vec<Job>, Trouble> {

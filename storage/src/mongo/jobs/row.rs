@@ -5,6 +5,7 @@
 //! and dollars) and no numbers that BSON lacks (`docs/adr/0010`).
 
 use common::job::{Job, JobState, StateName};
+use common::store::Holding;
 use mongodb::bson::{Bson, Document, RawDocument, doc};
 
 use super::super::trouble::{Trouble, decode, encode};
@@ -46,6 +47,7 @@ impl Fields {
             | JobState::Cancelled { .. } => (None, false),
         };
         fields.put("session", held.map(|lease| lease.session.to_string()));
+        fields.put("attempt", job.state.attempt().map(|attempt| attempt.to_string()));
         fields.put("undelivered", undelivered.then_some(true));
         fields.put("due", due(job));
         Ok(fields)
@@ -156,6 +158,23 @@ pub(super) fn fate(trace: &Trace, revision: i64, nonce: i64) -> Fate {
 
 pub(super) fn job_of(document: &RawDocument) -> Result<Job, Trouble> {
     decode("a job", document.get_str("job")?)
+}
+
+/// What [`holding_of`] reads.
+pub(super) fn holding_fields() -> Document {
+    doc! { "session": 1, "attempt": 1, "state": 1 }
+}
+
+pub(super) fn holding_of(document: &RawDocument) -> Result<Holding, Trouble> {
+    let broken = || Trouble::unreadable("what a session holds");
+    let state = document.get_str("state")?;
+    let state = StateName::ALL.into_iter().find(|name| name.as_str() == state);
+    Ok(Holding {
+        job: document.get_str("_id")?.parse().map_err(|_| broken())?,
+        attempt: document.get_str("attempt")?.parse().map_err(|_| broken())?,
+        session: document.get_str("session")?.parse().map_err(|_| broken())?,
+        state: state.ok_or_else(broken)?,
+    })
 }
 
 pub(super) fn state_names(states: &[StateName]) -> Vec<&'static str> {

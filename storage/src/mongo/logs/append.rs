@@ -315,8 +315,7 @@ fn number(chunk: &LogChunk) -> Result<i64, Trouble> {
 pub(super) async fn head(link: &Link, attempt: AttemptId) -> Result<Option<Head>, Trouble> {
     let question = Question::new(schema::LOGS, doc! { "_id": places(attempt, 0) })
         .sorted(doc! { "_id": -1 })
-        .only(doc! { "position": 1, "after": 1 })
-        .by(schema::BY_ID);
+        .only(doc! { "position": 1, "after": 1 });
     link.ask_one(question, Head::after).await
 }
 
@@ -330,8 +329,7 @@ pub(super) async fn numbers_from(
     let filter = doc! { "attempt": attempt.to_string(), "stream": stream.as_str(), "seq": { "$gte": from } };
     let question = Question::new(schema::LOGS, filter)
         .sorted(doc! { "seq": 1 })
-        .only(doc! { "_id": 0, "seq": 1 })
-        .by(schema::LOGS_BY_SEQ);
+        .only(doc! { "_id": 0, "seq": 1 });
     let numbers = link.ask(question, |row| Ok(Some(row.get_i64("seq")?))).await?;
     Ok(numbers.into_iter().collect())
 }

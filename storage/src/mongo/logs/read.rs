@@ -75,7 +75,6 @@ async fn chunks(
     let question = Question::new(schema::LOGS, filter)
         .sorted(doc! { "_id": 1 })
         .only(doc! { "attempt": 0, "after": 0 })
-        .by(schema::BY_ID)
         .at_most(limit);
     link.ask(question, |row| stored(attempt, row).map(Some)).await
 }
@@ -128,8 +127,7 @@ async fn ordered(
     filter.insert("start", doc! { "$lte": start });
     let question = Question::new(schema::LOGS, filter)
         .sorted(doc! { "start": -1 })
-        .only(doc! { "_id": 0, "start": 1 })
-        .by(schema::LOGS_BY_START);
+        .only(doc! { "_id": 0, "start": 1 });
     let first = link
         .ask_one(question, |row| Ok(row.get_i64("start")?))
         .await?
@@ -139,8 +137,7 @@ async fn ordered(
     filter.insert("start", doc! { "$gte": first, "$lt": end });
     let question = Question::new(schema::LOGS, filter)
         .sorted(doc! { "start": 1 })
-        .only(doc! { "_id": 0, "data": 1 })
-        .by(schema::LOGS_BY_START);
+        .only(doc! { "_id": 0, "data": 1 });
     let parts = link
         .ask(question, |row| {
             Ok(Some(Bytes::copy_from_slice(row.get_binary("data")?.bytes)))
@@ -159,8 +156,7 @@ async fn disordered(
 ) -> Result<(i64, Vec<Bytes>), Trouble> {
     let question = Question::new(schema::LOGS, of(attempt, stream))
         .sorted(doc! { "seq": 1 })
-        .only(doc! { "length": 1 })
-        .by(schema::LOGS_BY_SEQ);
+        .only(doc! { "length": 1 });
     let (mut offset, mut first) = (0, None);
     let touched = link
         .ask(question, |row| {
@@ -221,8 +217,7 @@ async fn holes(
         filter.insert("seq", doc! { "$gte": known.next_seq });
         let question = Question::new(schema::LOGS, filter)
             .sorted(doc! { "seq": 1 })
-            .only(doc! { "_id": 0, "seq": 1 })
-            .by(schema::LOGS_BY_SEQ);
+            .only(doc! { "_id": 0, "seq": 1 });
         link.ask(question, |row| {
             if next >= until || holes.len() == MissingLogs::RANGES_MAX {
                 return Ok(None);

@@ -149,11 +149,13 @@ fn is_meant(held: &Held, job: &Job) -> bool {
         Held::Any => true,
         Held::BeforeTerm(epoch) => job.epoch < *epoch,
         Held::Sessions(sessions) => sessions.contains(&lease.session),
-        Held::Undelivered(sessions) => {
-            sessions.contains(&lease.session)
-                && (matches!(job.state, JobState::Assigned { .. }) || job.cancel.is_some())
-        }
+        Held::AllUndelivered => undelivered(job),
+        Held::Undelivered(sessions) => sessions.contains(&lease.session) && undelivered(job),
     }
+}
+
+fn undelivered(job: &Job) -> bool {
+    matches!(job.state, JobState::Assigned { .. }) || job.cancel.is_some()
 }
 
 fn insert_all(backends: &Backends, by: Caller, jobs: Vec<NewJob>) -> Vec<Inserted> {

@@ -39,14 +39,18 @@ impl Workers {
         true
     }
 
-    fn refresh(&mut self, id: &WorkerId, words: AgentWords) -> Option<Worker> {
-        let row = self.workers.get_mut(id)?;
+    fn refresh(&mut self, id: &WorkerId, words: AgentWords) -> bool {
+        let Some(row) = self.workers.get_mut(id) else {
+            return false;
+        };
         if row.session != Some(words.session) || row.conn != words.conn {
-            return None;
+            return false;
         }
-        let before = row.clone();
-        (row.condition, row.load, row.heard_at) = (words.condition, words.load, words.heard_at);
-        Some(before)
+        row.heard_at = words.heard_at;
+        if let Some(state) = words.state {
+            (row.condition, row.load) = state;
+        }
+        true
     }
 
     fn open(&mut self, id: SessionId, worker: WorkerId, now: Timestamp) -> Result<Session, StoreError> {
@@ -115,7 +119,7 @@ impl WorkerStore for Client {
         .await
     }
 
-    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<Option<Worker>, StoreError> {
+    async fn refresh(&self, id: &WorkerId, words: &AgentWords) -> Result<bool, StoreError> {
         let (id, words) = (id.clone(), words.clone());
         self.call(Service::Rows, "refresh_worker", move |backends, _| {
             Ok(held(&backends.workers).refresh(&id, words))
