@@ -1,8 +1,8 @@
 //! The leader: one replica of many, chosen by a lock, fenced by its term.
 //!
 //! A term: take the lock; begin the next epoch; look at the lock again; take over what older terms hold; make the
-//! queue anew if it is not whole; then the duties, side by side, until one of them sees that the term is over. Everything that a term
-//! knows is thrown away with it.
+//! queue anew if it is not whole; then the duties, side by side, until one of them sees that the term is over.
+//! Everything that a term knows is thrown away with it.
 
 mod board;
 mod dispatch;

@@ -2,8 +2,8 @@
 //!
 //! A worker's row is changed field by field, so that an agent's words and an administrator's wish never undo each other.
 //! Renewals have a lane of their own, and so have the words that come with them: one `update` command for all that were
-//! heard, read back where fewer matched. No nonce is needed there, since connections only rise and lost is final: what the row shows later holds for then, too.
-//! Sent twice, a renewal counts twice, which harms nobody: beats are compared, never counted.
+//! heard, read back where fewer matched. No nonce is needed there, since connections only rise and lost is final: what
+//! the row shows later holds for then, too. Sent twice, a renewal counts twice, which harms nobody: beats are compared, never counted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
