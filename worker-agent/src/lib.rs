@@ -5,6 +5,7 @@
 //! [`log_pump`] (what survives what), [`transfer`] (files).
 
 pub mod attempt;
+pub mod condition;
 pub mod config;
 pub mod disk;
 pub mod executor;
@@ -24,12 +25,12 @@ use std::time::Duration;
 
 use common::tasks::Tasks;
 use common::time::SharedClock;
-use common::worker::{Condition, WorkerDescription};
-use tokio::sync::watch;
+use common::worker::WorkerDescription;
 
 pub use self::config::{Config, OnStop, ServerUrl};
 
 use self::attempt::{Context, Slots};
+use self::condition::NodeCondition;
 use self::disk::Disk;
 use self::executor::Executor;
 use self::executor::docker::{DockerConfig, DockerExecutor};
@@ -45,8 +46,8 @@ const CLOSED_KEPT: Duration = Duration::from_secs(3_600);
 /// How long attempts and connections get to put their things down at the end.
 const JOIN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Longest that the executor is waited for when it is asked for its condition.
-const CONDITION_WITHIN: Duration = Duration::from_secs(5);
+/// Longest that the executor is waited for at the start.
+const EXECUTOR_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -155,16 +156,12 @@ pub async fn run_with(
         capacity: config.capacity,
         notes: about.notes,
     };
-    // Asked before the first hello, which would else promise what nobody has looked at.
-    let (condition_in, condition) = watch::channel(condition_of(&executor).await);
-    watch_condition(
-        &inner,
-        Arc::clone(&executor),
-        condition_in,
-        config.limits.condition_every,
-    );
+    let condition = Arc::new(NodeCondition::looked_at(Arc::clone(&executor)).await);
+    condition.keep_looking(&inner, config.limits.condition_every);
+    let condition_told = condition.subscribe();
     let context = Arc::new(Context {
         executor,
+        condition,
         journal,
         files,
         disk,
@@ -182,7 +179,7 @@ pub async fn run_with(
         context,
         link,
         description,
-        condition,
+        condition: condition_told,
     });
     session.run().await;
     inner.stop();
@@ -195,7 +192,7 @@ pub async fn run_with(
 /// Containers of earlier lives that the journal does not know: half-made or spare ones. Listed before this life makes
 /// any, so none of them needs the grace of those that may be in the making.
 async fn remove_leftovers(tasks: &Tasks, executor: &Arc<dyn Executor>, journal: &Journal) {
-    let Ok(Ok(owned)) = tokio::time::timeout(CONDITION_WITHIN, executor.owned()).await else {
+    let Ok(Ok(owned)) = tokio::time::timeout(EXECUTOR_WITHIN, executor.owned()).await else {
         // the engine is away; the sweep for orphans comes by later
         return;
     };
@@ -233,35 +230,4 @@ fn discard_unknown(folder: &std::path::Path, journal: &Journal) {
             tracing::warn!(%error, folder = %entry.path().display(), "a leftover folder cannot be removed");
         }
     }
-}
-
-fn watch_condition(
-    tasks: &Tasks,
-    executor: Arc<dyn Executor>,
-    condition: watch::Sender<Condition>,
-    every: Duration,
-) {
-    let stopping = tasks.stopping().clone();
-    tasks.spawn("condition", async move {
-        loop {
-            let found = condition_of(&executor).await;
-            condition.send_if_modified(|known| {
-                let changed = *known != found;
-                *known = found;
-                changed
-            });
-            tokio::select! {
-                () = tokio::time::sleep(every) => {}
-                () = stopping.cancelled() => break,
-            }
-        }
-    });
-}
-
-async fn condition_of(executor: &Arc<dyn Executor>) -> Condition {
-    tokio::time::timeout(CONDITION_WITHIN, executor.condition())
-        .await
-        .unwrap_or_else(|_| Condition::Unready {
-            reasons: vec!["the container engine does not answer".into()],
-        })
 }

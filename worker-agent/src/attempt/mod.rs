@@ -36,6 +36,7 @@ pub use self::slots::Slots;
 use self::outcome::Asked;
 use self::slots::Slot;
 use self::steps::{Adopted, Gathered, Ready};
+use crate::condition::NodeCondition;
 use crate::config::AgentLimits;
 use crate::disk::Disk;
 use crate::executor::{AdoptFailure, ExecEvent, Executor, Prepared, Running, StopWhy};
@@ -48,6 +49,7 @@ use crate::transfer::FileServer;
 /// What attempts share.
 pub struct Context {
     pub executor: Arc<dyn Executor>,
+    pub condition: Arc<NodeCondition>,
     pub journal: Journal,
     pub files: Arc<dyn FileServer>,
     pub disk: Disk,

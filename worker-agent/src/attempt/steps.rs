@@ -16,6 +16,7 @@ use super::outcome::{infra, of_start_failure};
 use super::slots::Slot;
 use crate::executor::{
     AdoptFailure, AdoptRequest, CollectedFile, ContainerRef, LocalInput, PrepareRequest, Prepared, Running,
+    StartFailure,
 };
 use crate::journal::Facts;
 
@@ -221,11 +222,16 @@ async fn make(
         slot: slot.number,
         inputs,
     };
-    let prepared = context
-        .executor
-        .prepare(request)
-        .await
-        .map_err(|failure| of_start_failure(&failure))?;
+    let prepared = match context.executor.prepare(request).await {
+        Ok(prepared) => prepared,
+        Err(failure) => {
+            // Before the failure is reported, so that the next try goes elsewhere.
+            if let StartFailure::Infra { .. } = failure {
+                context.condition.look().await;
+            }
+            return Err(of_start_failure(&failure));
+        }
+    };
     let facts = prepared.facts();
     Ok(Ready {
         facts: Facts {

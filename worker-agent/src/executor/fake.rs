@@ -246,7 +246,12 @@ impl Executor for FakeExecutor {
     }
 
     async fn condition(&self) -> Condition {
-        Condition::Ready
+        match &self.state().refusal {
+            Some(StartFailure::Infra { message }) => Condition::Unready {
+                reasons: vec![message.clone()],
+            },
+            Some(_) | None => Condition::Ready,
+        }
     }
 
     async fn prepare(&self, request: PrepareRequest) -> Result<Box<dyn Prepared>, StartFailure> {

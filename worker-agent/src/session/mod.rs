@@ -168,6 +168,8 @@ impl Session {
             () = until(self.drain_until) => Event::DrainOver,
             _ = heartbeat => Event::HeartbeatDue,
             event = of_link(&mut self.state) => event,
+            // What has changed of the node is told at once.
+            Ok(()) = self.condition.changed() => Event::HeartbeatDue,
             Some(Over(attempt)) = self.over.1.recv() => Event::AttemptOver(attempt),
             _ = self.orphans.tick() => Event::OrphansDue,
         }

@@ -7,9 +7,10 @@ use common::ids::FileId;
 use common::job::InputFile;
 use common::log::Stream;
 use common::protocol::{FromWorker, InputSource, ResultVerdict, ToWorker};
+use common::worker::Condition;
 use worker_agent::executor::{StartFailure, StopWhy};
 
-use super::rig::{Rig, assignment, drain_within};
+use super::rig::{Rig, assignment, drain_within, within};
 
 #[tokio::test]
 async fn a_job_runs_and_is_put_away_when_its_result_is_acknowledged() {
@@ -176,6 +177,30 @@ async fn what_cannot_be_started_says_why() {
         assert_eq!(gateway.outcome(given.attempt).await, expected);
         gateway.ack_result(&given, ResultVerdict::Accepted).await;
     }
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_start_jobs_says_so_before_it_reports_the_first_that_it_could_not() {
+    let mut rig = Rig::start();
+    let (mut gateway, _) = rig.connect().await;
+    let message = "the engine does not answer".to_owned();
+    rig.executor.refuse(Some(StartFailure::Infra {
+        message: message.clone(),
+    }));
+    gateway.assign(&assignment()).await;
+    let mut told = Condition::Ready;
+    loop {
+        match within("the report", gateway.end.control.recv()).await {
+            Some(FromWorker::Heartbeat { condition, .. }) => told = condition,
+            Some(FromWorker::Result { report, .. }) => {
+                assert!(matches!(report.outcome, Outcome::InfraError { .. }), "{report:?}");
+                break;
+            }
+            other => panic!("expected heartbeats and a report, found {other:?}"),
+        }
+    }
+    let reasons = vec![message];
+    assert_eq!(told, Condition::Unready { reasons });
 }
 
 #[tokio::test]
