@@ -384,6 +384,17 @@ impl Program {
         begun.filter_map(number).max().unwrap_or(0)
     }
 
+    /// Whether it is in a term, by its own words: the last of those that begin or end one, or its life, begins one.
+    pub fn leads(&self) -> bool {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let turns = ["a term begins", "the term is over", SERVES];
+        let last = log
+            .lines()
+            .rev()
+            .find(|line| turns.iter().any(|turn| line.contains(turn)));
+        last.is_some_and(|line| line.contains(turns[0]))
+    }
+
     async fn terminate(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else {
             return Ok(());

@@ -204,12 +204,10 @@ impl Stage {
     pub async fn leader(&self) -> Result<usize> {
         wait_for(LONG, "a leader", async || {
             let running = self.fleet.schedulers.iter().enumerate();
-            let running = running.filter(|(_, program)| program.runs());
-            let last = running.max_by_key(|(_, program)| program.last_term());
-            match last {
-                Some((number, program)) if program.last_term() > 0 => Ok(number),
-                _ => Err("nobody leads".to_owned()),
-            }
+            let leading = running.filter(|(_, program)| program.runs() && program.leads());
+            let last = leading.max_by_key(|(_, program)| program.last_term());
+            last.map(|(number, _)| number)
+                .ok_or_else(|| "nobody leads".to_owned())
         })
         .await
     }
