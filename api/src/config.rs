@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use common::config::AccountLimits;
-use common::config::LeaseTimes;
+use common::config::{AccountLimits, LeaseTimes};
 use common::job::Resources;
 use common::secret::{SECRET_BYTES_MIN, Secret};
 use common::store::Quota;

@@ -3,8 +3,8 @@
 //! What an account has waiting is the last count of its rows plus what was let in since then; what has left the
 //! queue meanwhile is not seen, so this is never too low. It is counted anew when it is old, or when something would be
 //! refused. So one replica alone never lets in more than the limit. Another replica's submissions are seen with the next
-//! count: each further replica may let in what is sent to it within [`KEPT`] (longer where a count takes longer), or within [`KEPT_FAR`] while less than half
-//! of the limit is used. Retries are not asked: a job that was let in stays in.
+//! count: each further replica may let in what is sent to it within [`KEPT`] (longer where a count takes longer), or
+//! within [`KEPT_FAR`] while less than half of the limit is used. Retries are not asked: a job that was let in stays in.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -545,9 +545,7 @@ mod tests {
         assert_eq!(numbers(&lane).await, kept);
     }
 
-    #[tokio::test]
-    async fn a_panic_costs_its_own_group_alone() {
-        let (_place, lane) = lane().await;
+    async fn outlives_a_panic(lane: Lane<Connection>) {
         let answer: Result<(), StoreError> = lane
             .write(1, |db: &mut Connection| {
                 insert(db, 1, 0)?;
@@ -557,6 +555,12 @@ mod tests {
         assert!(matches!(answer, Err(StoreError::Unavailable(_))));
         lane.write(1, |db| insert(db, 2, 0)).await.unwrap();
         assert_eq!(numbers(&lane).await, [2]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_its_own_group_alone() {
+        let (_place, lane) = lane().await;
+        outlives_a_panic(lane).await;
     }
 
     /// Threads that wrote, each as often as it did.
@@ -610,15 +614,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_panic_on_the_callers_thread_costs_the_caller_alone() {
         let (_place, lane) = lane().await;
-        let answer: Result<(), StoreError> = lane
-            .write(1, |db: &mut Connection| {
-                insert(db, 1, 0)?;
-                panic!("a fault of ours");
-            })
-            .await;
-        assert!(matches!(answer, Err(StoreError::Unavailable(_))));
-        lane.write(1, |db| insert(db, 2, 0)).await.unwrap();
-        assert_eq!(numbers(&lane).await, [2]);
+        outlives_a_panic(lane).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
