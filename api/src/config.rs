@@ -40,7 +40,7 @@ pub struct Config {
     pub sign_in_timeout: Duration,
     /// Password hashes at the same time: each takes 19 MiB.
     pub hashes_at_once: usize,
-    /// Log followers at the same time.
+    /// Requests held open at the same time: those that follow a log, and those that wait for a job's end.
     pub followers_max: usize,
 }
 

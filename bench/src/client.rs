@@ -64,6 +64,16 @@ impl Client {
         Ok(view.id)
     }
 
+    /// Submits a job and is answered with its end: one request.
+    ///
+    /// # Errors
+    /// The server's refusal, or the job has not ended within what may be waited.
+    pub async fn submit_to_end(&self, job: &SubmitJob) -> anyhow::Result<JobView> {
+        let view: JobView = self.post(&format!("{}?wait=60", paths::JOBS), job).await?;
+        anyhow::ensure!(view.state.is_terminal(), "{} has not ended within 60 s", view.id);
+        Ok(view)
+    }
+
     /// # Errors
     /// The server's refusal.
     pub async fn submit_many(&self, jobs: Vec<SubmitJob>) -> anyhow::Result<Vec<JobId>> {

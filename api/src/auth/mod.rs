@@ -3,10 +3,12 @@
 mod argon;
 mod key;
 mod password;
+mod standing;
 mod token;
 
 pub use self::key::{ApiKeyText, NewKey};
 pub use self::password::{PASSWORD_BYTES, Passwords, fresh_password};
+pub use self::standing::Standing;
 pub use self::token::Tokens;
 
 use std::time::Duration;
@@ -164,7 +166,7 @@ fn key_holds(key: &ApiKey, now: Timestamp) -> bool {
 ///
 /// # Errors
 /// When the rows cannot be read.
-pub async fn still_holds(app: &AppState, caller: &Principal) -> Result<bool, StoreError> {
+async fn still_holds(app: &AppState, caller: &Principal) -> Result<bool, StoreError> {
     let (identity, now) = (&app.stores.identity, app.now());
     let proof = match caller.proof {
         Proof::None => true,

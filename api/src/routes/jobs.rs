@@ -1,5 +1,7 @@
 //! Jobs: submit, look, list, cancel.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use common::api_types::{
@@ -9,17 +11,19 @@ use common::api_types::{
 use common::error::ServiceError;
 use common::identity::Principal;
 use common::ids::JobId;
-use common::job::{CancelRequest, CancelledBy, Job, StateName};
+use common::job::{CancelRequest, CancelledBy, Job, JobState, StateName};
 use common::lifecycle::{JobEvent, Refusal};
 use common::service::Applied;
 use common::store::{JobCursor, JobQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::audit;
 use crate::error::ApiError;
 use crate::extract::{BULK_BYTES_MAX, Caller, Id, Json, Params, ReadJobs, WriteJobs};
 use crate::services::explain as explained;
 use crate::services::submit::{self, BULK_MAX, Submitted};
+use crate::services::until_end::{WAIT_SECONDS_MAX, until_end};
 use crate::state::{App, AppState};
 
 const PAGE_DEFAULT: u64 = 50;
@@ -29,9 +33,12 @@ const LABELS_MAX: usize = 16;
 const KEY_LEN_MAX: usize = 255;
 const WHY_LEN_MAX: usize = 500;
 
-/// Submits a job. Answered once it is stored: from then on it is not lost.
+/// Submits a job. Answered once it is stored: from then on it is not lost. With `wait`, answered once it has ended.
 #[utoipa::path(post, path = "/jobs", tag = "jobs", request_body = SubmitJob,
-    params(("Idempotency-Key" = Option<String>, Header, description = "The client's own name for this submission, \
+    params(("wait" = Option<u64>, Query, maximum = 60, description = "Seconds to hold the answer back until the job \
+            has ended; then it shows the job as it stands. Where the connection breaks before, send the same again \
+            under the same key."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The client's own name for this submission, \
         good for 24 h: the same request again answers the same job.")),
     responses((status = 201, description = "Stored. `Location` is the job; `Idempotency-Replayed: true` where an \
         earlier request had stored it.", body = JobView),
@@ -41,17 +48,30 @@ pub async fn submit(
     State(app): State<App>,
     caller: Caller<WriteJobs>,
     headers: HeaderMap,
+    mut params: Params,
     Json(request): Json<SubmitJob>,
 ) -> Result<Response, ApiError> {
     let key = idempotency_key(&headers)?;
+    // before anything is stored: a refusal must leave nothing behind
+    let wait = Wait::take(&app, &mut params)?;
+    params.finish()?;
     let submitted = submit::submit(&app, &caller.principal, vec![request], key, false)
         .await?
         .pop()
         .ok_or_else(ApiError::internal)?;
     let location = HeaderValue::from_str(&paths::job(submitted.job.id)).expect("an id is ASCII");
+    let stored = submitted.job.clone();
+    // whoever may not see it any longer has been acknowledged all the same
+    let job = match wait {
+        Some(wait) => wait.until_end(&app, caller.principal, stored).await,
+        None => None,
+    }
+    .unwrap_or(submitted.job);
     let view = JobView {
-        waiting: submitted.waiting,
-        ..JobView::from(&submitted.job)
+        waiting: submitted
+            .waiting
+            .filter(|_| matches!(job.state, JobState::Scheduled { .. } | JobState::Queued { .. })),
+        ..JobView::from(&job)
     };
     let mut response = (
         StatusCode::CREATED,
@@ -165,15 +185,25 @@ pub async fn counts(
     Ok(axum::Json(counts))
 }
 
-/// A job as it stands.
-#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = JobId, Path, description = "The job.")),
+/// A job as it stands; with `wait`, as it stands once it has ended.
+#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = JobId, Path, description = "The job."),
+        ("wait" = Option<u64>, Query, maximum = 60, description = "Seconds to hold the answer back until the job has \
+            ended; then it shows the job as it stands.")),
     responses((status = 200, description = "The job.", body = JobView)))]
 pub async fn get(
     State(app): State<App>,
     caller: Caller<ReadJobs>,
     Id(id): Id<JobId>,
+    mut params: Params,
 ) -> Result<axum::Json<JobView>, ApiError> {
+    let wait = Wait::take(&app, &mut params)?;
+    params.finish()?;
     let job = visible(&app, &caller.principal, id).await?;
+    let job = match wait {
+        Some(wait) => wait.until_end(&app, caller.principal, job).await,
+        None => Some(job),
+    };
+    let job = job.ok_or_else(|| ApiError::not_found("job"))?;
     Ok(axum::Json(JobView::from(&job)))
 }
 
@@ -275,6 +305,30 @@ pub async fn visible(app: &AppState, caller: &Principal, id: JobId) -> Result<Jo
         .await?
         .filter(|job| !job.hidden && caller.sees(&job.account))
         .ok_or_else(|| ApiError::not_found("job"))
+}
+
+/// A client's wish to be answered at the job's end, with the room that it takes meanwhile.
+struct Wait {
+    within: Duration,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Wait {
+    /// None where nothing is to be waited for.
+    fn take(app: &AppState, params: &mut Params) -> Result<Option<Self>, ApiError> {
+        let seconds = params.number("wait", 0, 0..=WAIT_SECONDS_MAX)?;
+        if seconds == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            within: Duration::from_secs(seconds),
+            _room: app.hold_open()?,
+        }))
+    }
+
+    async fn until_end(self, app: &AppState, caller: Principal, job: Job) -> Option<Job> {
+        until_end(app, caller, job, self.within).await
+    }
 }
 
 /// Why jobs of a bulk will wait, each reason once.

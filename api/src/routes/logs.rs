@@ -152,14 +152,7 @@ pub async fn follow(
         }
     };
     visible(&app, &caller.principal, id).await?;
-    let permit = app.followers.clone().try_acquire_owned().map_err(|_| {
-        ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_followers",
-            "Too many logs are followed now.",
-        )
-        .retry_after(Duration::from_secs(5))
-    })?;
+    let permit = app.hold_open()?;
     let follower = Follower::new(app, id, caller.principal, resume, permit);
     let events = futures_util::stream::unfold(follower, |mut follower| async move {
         let event = follower.next().await?;

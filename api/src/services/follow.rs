@@ -15,7 +15,7 @@ use common::store::{HintStream, LogPosition, StoreError, Topic};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::auth;
+use crate::auth::Standing;
 use crate::state::App;
 
 /// Payload of one read.
@@ -24,20 +24,17 @@ const PAGE_BYTES: usize = 128 * 1024;
 const TICK: Duration = Duration::from_secs(1);
 /// A store that is away for longer than this many ticks ends the stream; the client comes back with its place.
 const FAILURES_MAX: u32 = 30;
-/// How often the follower's right to follow is looked at again: with a tick more it ends within five seconds.
-const RECHECK: Duration = Duration::from_secs(4);
 
 pub struct Follower {
     app: App,
     job: JobId,
-    caller: Principal,
+    standing: Standing,
     hints: HintStream,
     pending: VecDeque<Event>,
     told: Option<StateEvent>,
     /// The attempt being read, and where.
     reading: Option<(u32, AttemptId, LogPosition)>,
     resume: Option<EventId>,
-    checked_at: common::time::Mono,
     failures: u32,
     ended: bool,
     _permit: OwnedSemaphorePermit,
@@ -53,10 +50,9 @@ impl Follower {
     ) -> Self {
         Self {
             hints: app.stores.hints.subscribe(),
-            checked_at: app.clock.mono(),
+            standing: Standing::new(&app, caller),
             app,
             job,
-            caller,
             pending: VecDeque::new(),
             told: None,
             reading: None,
@@ -96,7 +92,7 @@ impl Follower {
 
     /// One look at the rows. True when there may be more at once.
     async fn look(&mut self) -> Result<bool, StoreError> {
-        if !self.still_allowed().await? {
+        if !self.standing.holds(&self.app).await? {
             self.ended = true;
             return Ok(false);
         }
@@ -233,16 +229,5 @@ impl Follower {
                 },
             }
         }
-    }
-
-    /// A sign-in or key that was revoked or has expired, a user who was disabled or moved, loses the stream too.
-    async fn still_allowed(&mut self) -> Result<bool, StoreError> {
-        let now = self.app.clock.mono();
-        if now.since(self.checked_at) < RECHECK {
-            return Ok(true);
-        }
-        let holds = auth::still_holds(&self.app, &self.caller).await?;
-        self.checked_at = now;
-        Ok(holds)
     }
 }

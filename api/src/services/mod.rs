@@ -7,4 +7,5 @@ pub mod follow;
 pub mod identity;
 pub mod logs;
 pub mod submit;
+pub mod until_end;
 pub mod waiting;

@@ -16,5 +16,6 @@ mod server;
 mod sign_in;
 mod support;
 mod tokens;
+mod until_end;
 mod users;
 mod waiting;

@@ -1,11 +1,13 @@
 //! One job after the other on an idle system, with a simulated agent: from the moment that the client sends its
-//! request to the moment that it knows the terminal state. The client follows the job's events, as the shell does:
-//! two requests a job on one kept connection each.
+//! request to the moment that it knows the terminal state. Most jobs are submitted with `wait`, which is the one request
+//! that a client needs who wants no more than the result. Beside it in the same run, taking turns: the same by two
+//! requests, the second of which follows the job's events, as the shell does.
 
+use common::api_types::SubmitJob;
 use common::tasks::Tasks;
 
 use crate::args::IdleArgs;
-use crate::client::job_of;
+use crate::client::{Client, job_of};
 use crate::report::{Findings, Row, number};
 use crate::server::{Agent, Installation};
 use crate::simulated::{self, Crowd};
@@ -24,16 +26,13 @@ pub async fn run(args: &IdleArgs) -> anyhow::Result<Findings> {
         simulated::start_ready(&server.door()?, &Crowd::finishing(1, 8), &server.client, &tasks).await?;
     let job = job_of(&["true"]);
     for _ in 0..args.warm_up {
-        server.client.run(&job).await?;
+        by_wait(&server.client, &job).await?;
+        by_events(&server.client, &job).await?;
     }
-    let (mut whole, mut accepted) = (Vec::new(), Vec::new());
+    let (mut whole, mut followed) = (Vec::new(), Vec::new());
     for _ in 0..args.jobs {
-        let watch = Stopwatch::start();
-        let id = server.client.submit(&job).await?;
-        accepted.push(watch.millis());
-        let end = server.client.end_of(id).await?;
-        whole.push(watch.millis());
-        anyhow::ensure!(end.exit_code == Some(0), "{id} ended otherwise: {end:?}");
+        whole.push(by_wait(&server.client, &job).await?);
+        followed.push(by_events(&server.client, &job).await?);
     }
     anyhow::ensure!(
         tally.stale() == 0,
@@ -43,11 +42,14 @@ pub async fn run(args: &IdleArgs) -> anyhow::Result<Findings> {
     tasks.stop();
     server.stop().await?;
 
-    let (whole, accepted) = (Samples::new(whole).summary(), Samples::new(accepted).summary());
+    let (accepted, followed): (Vec<f64>, Vec<f64>) = followed.into_iter().unzip();
+    let whole = Samples::new(whole).summary();
+    let (accepted, followed) = (Samples::new(accepted).summary(), Samples::new(followed).summary());
     Ok(Findings {
         title: "one job after the other, simulated agent: submission to terminal state",
         counts: format!(
-            "{} jobs after {} to warm up, one client, one simulated agent on a real WebSocket, every commit durable",
+            "{} jobs each way after {} to warm up, one client, one simulated agent on a real WebSocket, every commit \
+             durable",
             args.jobs, args.warm_up
         ),
         rows: vec![
@@ -55,11 +57,34 @@ pub async fn run(args: &IdleArgs) -> anyhow::Result<Findings> {
             Row::at_most("99th percentile", P99_MS_MAX, whole.p99, " ms"),
             Row::told("90th percentile", format!("{} ms", number(whole.p90))),
             Row::told("largest", format!("{} ms", number(whole.max))),
-            Row::told("of it until acknowledged, median", format!("{} ms", number(accepted.median))),
+            Row::told("by events, median", format!("{} ms", number(followed.median))),
+            Row::told("by events, 99th percentile", format!("{} ms", number(followed.p99))),
+            Row::told("by events, of it until acknowledged, median", format!("{} ms", number(accepted.median))),
         ],
         notes: vec![
-            "The client learns the end from the job's events (`/logs/follow`), opened once it has the job's id."
+            "One request: `POST /api/v1/jobs?wait=60`. *By events*: the submission, then `/logs/follow`, taking turns \
+             with it in the same run."
                 .to_owned(),
         ],
     })
+}
+
+/// Milliseconds to the end.
+async fn by_wait(client: &Client, job: &SubmitJob) -> anyhow::Result<f64> {
+    let watch = Stopwatch::start();
+    let end = client.submit_to_end(job).await?;
+    let whole = watch.millis();
+    anyhow::ensure!(end.exit_code == Some(0), "{} ended otherwise: {end:?}", end.id);
+    Ok(whole)
+}
+
+/// Milliseconds until it was acknowledged, and to the end.
+async fn by_events(client: &Client, job: &SubmitJob) -> anyhow::Result<(f64, f64)> {
+    let watch = Stopwatch::start();
+    let id = client.submit(job).await?;
+    let accepted = watch.millis();
+    let end = client.end_of(id).await?;
+    let whole = watch.millis();
+    anyhow::ensure!(end.exit_code == Some(0), "{id} ended otherwise: {end:?}");
+    Ok((accepted, whole))
 }
