@@ -21,17 +21,17 @@ mod stats;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::args::{Cli, Measure};
 use crate::machine::Beside;
 use crate::report::Report;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut failed = false;
     for measure in cli.measure.each() {
-        match Box::pin(one(&cli, &measure)).await {
+        match one(&cli, &measure) {
             Ok(()) => {}
             Err(error) => {
                 eprintln!("error: {} could not be measured: {error:#}", measure.name());
@@ -46,10 +46,10 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn one(cli: &Cli, measure: &Measure) -> anyhow::Result<()> {
+fn one(cli: &Cli, measure: &Measure) -> anyhow::Result<()> {
     eprintln!("measuring {} ...", measure.name());
     let beside = Beside::begin();
-    let findings = Box::pin(measures::run(measure)).await?;
+    let findings = runtime(measure)?.block_on(measures::run(measure))?;
     let report = Report::new(measure, findings, beside.end());
     if cli.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -60,4 +60,14 @@ async fn one(cli: &Cli, measure: &Measure) -> anyhow::Result<()> {
         document::write(&report)?;
     }
     Ok(())
+}
+
+/// Where one thing happens after the other, one thread: between two of them a client would add its own hand-overs, each
+/// the waking of a processor, to what it measures.
+fn runtime(measure: &Measure) -> std::io::Result<Runtime> {
+    let mut builder = match measure {
+        Measure::Idle(_) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.enable_all().build()
 }

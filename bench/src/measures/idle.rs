@@ -1,7 +1,7 @@
 //! One job after the other on an idle system, with a simulated agent: from the moment that the client sends its
-//! request to the moment that it knows the terminal state. Most jobs are submitted with `wait`, which is the one request
-//! that a client needs who wants no more than the result. Beside it in the same run, taking turns: the same by two
-//! requests, the second of which follows the job's events, as the shell does.
+//! request to the moment that it knows the terminal state. Two ways, taking turns in the same run: with `wait`, the one
+//! request of a client that wants no more than the result; and by two requests, the second of which follows the job's
+//! events, as the shell does. Client and agent share one thread (`main.rs` says why).
 
 use common::api_types::SubmitJob;
 use common::tasks::Tasks;
@@ -63,7 +63,7 @@ pub async fn run(args: &IdleArgs) -> anyhow::Result<Findings> {
         ],
         notes: vec![
             "One request: `POST /api/v1/jobs?wait=60`. *By events*: the submission, then `/logs/follow`, taking turns \
-             with it in the same run."
+             with it in the same run. Client and agent share one thread of the measuring program."
                 .to_owned(),
         ],
     })
