@@ -46,11 +46,14 @@ impl NodeCondition {
     /// Looks until the agent stops.
     pub fn keep_looking(self: &Arc<Self>, tasks: &Tasks, every: Duration) {
         let (this, stopping) = (Arc::clone(self), tasks.stopping().clone());
-        tasks.spawn("condition", async move {
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(every) => this.look().await,
-                    () = stopping.cancelled() => break,
+        tasks.keep("condition", move || {
+            let (this, stopping) = (Arc::clone(&this), stopping.clone());
+            async move {
+                loop {
+                    tokio::select! {
+                        () = tokio::time::sleep(every) => this.look().await,
+                        () = stopping.cancelled() => break,
+                    }
                 }
             }
         });
@@ -63,4 +66,30 @@ async fn ask(executor: &Arc<dyn Executor>) -> Condition {
         .unwrap_or_else(|_| Condition::Unready {
             reasons: vec!["the container engine does not answer".into()],
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::StartFailure;
+    use crate::executor::fake::FakeExecutor;
+
+    const SOON: Duration = Duration::from_millis(1);
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_look_that_panics_is_not_the_last_one() {
+        let (fake, tasks) = (Arc::new(FakeExecutor::default()), Tasks::new());
+        let condition = Arc::new(NodeCondition::looked_at(Arc::clone(&fake) as Arc<dyn Executor>).await);
+        let mut told = condition.subscribe();
+        fake.panic_at_the_next_look();
+        fake.refuse(Some(StartFailure::Infra {
+            message: "gone".to_owned(),
+        }));
+        condition.keep_looking(&tasks, SOON);
+        let unready = told.wait_for(|condition| *condition != Condition::Ready);
+        let unready = tokio::time::timeout(PATIENCE, unready).await;
+        assert!(unready.is_ok_and(|told| told.is_ok()), "a second look");
+        tasks.stop();
+    }
 }

@@ -2,13 +2,16 @@
 //!
 //! A lane has a bounded queue and a few hands. A hand takes what waits, up to a group's size, and answers each call
 //! from its own part of the outcome, so one call's trouble is never another's. Invariants: a call is answered within
-//! [`WAIT_MAX`], whatever the database does; what a caller has given up waiting for is not begun any more.
+//! [`WAIT_MAX`], whatever the database does; what a caller has given up waiting for is not begun any more; a panic costs
+//! the group that met it, and no hand.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::tasks::Tasks;
+use futures_util::FutureExt;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -100,8 +103,17 @@ async fn serve<W: Work>(mut hand: W, waiting: Waiting<W::Item, W::Answer>, stopp
         while !items.is_empty() {
             let group = cut(&mut items);
             let size = group.len();
-            answers.extend(hand.run(group).await);
-            debug_assert!(answers.len() >= size, "one answer for each item");
+            // A hand that were lost to a panic would be missed for as long as the program lives.
+            match AssertUnwindSafe(hand.run(group)).catch_unwind().await {
+                Ok(answered) => {
+                    debug_assert_eq!(answered.len(), size, "one answer for each item");
+                    answers.extend(answered);
+                }
+                Err(_) => {
+                    tracing::error!("a group of writes panicked; their fate is unknown");
+                    answers.extend((0..size).map(|_| Err(Trouble::Panicked)));
+                }
+            }
         }
         for (reply, size) in replies {
             let part: Result<Vec<W::Answer>, Trouble> = answers.drain(..size.min(answers.len())).collect();
@@ -172,6 +184,9 @@ mod tests {
         assert_eq!(found, whole);
     }
 
+    /// A number that no hand survives.
+    const POISON: usize = 1_000;
+
     struct Echo(Vec<usize>);
 
     impl Work for Echo {
@@ -180,6 +195,7 @@ mod tests {
 
         async fn run(&mut self, group: Vec<usize>) -> Vec<Result<usize, Trouble>> {
             self.0.push(group.len());
+            assert!(!group.contains(&POISON), "poisoned");
             let odd = |number: usize| {
                 if number % 2 == 1 {
                     Err(Trouble::Silent)
@@ -209,5 +225,16 @@ mod tests {
         tasks.stop();
         assert!(tasks.join(Duration::from_secs(30)).await);
         assert!(matches!(lane.write(vec![2]).await, Err(Trouble::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_its_group_and_not_the_lane() {
+        let tasks = Tasks::new();
+        let lane = Lane::start("test", &tasks, [Echo(Vec::new())]);
+        for _ in 0..3 {
+            assert!(matches!(lane.write(vec![POISON]).await, Err(Trouble::Panicked)));
+            assert!(matches!(lane.write(vec![2]).await.as_deref(), Ok([4])));
+        }
+        tasks.stop();
     }
 }

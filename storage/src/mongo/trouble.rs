@@ -53,6 +53,8 @@ pub(super) enum Trouble {
     Forgotten,
     #[error("others keep changing the same rows")]
     Contended,
+    #[error("a fault of ours kept a write from its end; the program's log has its place")]
+    Panicked,
     #[error("the store is closed")]
     Closed,
 }
@@ -93,6 +95,7 @@ impl Trouble {
             | Self::Unreadable { .. }
             | Self::Forgotten
             | Self::Contended
+            | Self::Panicked
             | Self::Closed => false,
         }
     }
@@ -158,6 +161,7 @@ impl From<Trouble> for StoreError {
             | Trouble::NotAllowed(_)
             | Trouble::Forgotten
             | Trouble::Contended
+            | Trouble::Panicked
             | Trouble::Closed => Self::Unavailable(Box::new(trouble)),
         }
     }
@@ -193,6 +197,7 @@ mod tests {
             Trouble::NotDurable("wtimeout".into()),
             Trouble::of_code(64, "waiting for replication timed out"),
             Trouble::Forgotten,
+            Trouble::Panicked,
             Trouble::Closed,
         ] {
             assert!(

@@ -50,6 +50,7 @@ struct State {
     made: u64,
     refusal: Option<StartFailure>,
     held_back: bool,
+    look_panics: bool,
     run_lost: bool,
     files: Vec<(String, PathBuf)>,
 }
@@ -114,6 +115,11 @@ impl FakeExecutor {
     /// Every `prepare` from now on fails so, or no more.
     pub fn refuse(&self, failure: Option<StartFailure>) {
         self.change(|state| state.refusal = failure);
+    }
+
+    /// The next look at the node's condition panics.
+    pub fn panic_at_the_next_look(&self) {
+        self.change(|state| state.look_panics = true);
     }
 
     /// `prepare` waits from now on, or goes on.
@@ -246,6 +252,8 @@ impl Executor for FakeExecutor {
     }
 
     async fn condition(&self) -> Condition {
+        let panics = self.change(|state| std::mem::take(&mut state.look_panics));
+        assert!(!panics, "told to");
         match &self.state().refusal {
             Some(StartFailure::Infra { message }) => Condition::Unready {
                 reasons: vec![message.clone()],

@@ -79,10 +79,10 @@ impl Shared {
         });
         let due = Arc::new(tokio::sync::Mutex::new(due));
         for _ in 0..REAPERS {
-            shared.tasks.spawn(
-                "reaper",
-                reap_all(Arc::downgrade(&shared), Arc::clone(&due), shared.tasks.clone()),
-            );
+            let (weak, due, tasks) = (Arc::downgrade(&shared), Arc::clone(&due), shared.tasks.clone());
+            shared.tasks.keep("reaper", move || {
+                reap_all(weak.clone(), Arc::clone(&due), tasks.clone())
+            });
         }
         shared
     }
