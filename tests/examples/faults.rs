@@ -68,7 +68,7 @@ async fn all() -> Result<bool> {
                 let played = Box::pin(play::row(row, setting, seed.unwrap_or_else(rand::random))).await;
                 end(row.id, played.with_context(|| format!("{id} has no stage"))?)?;
             }
-            Plays::Elsewhere(why) | Plays::NotRun(why) => println!("{id}: not run here: {why}"),
+            Plays::NotRun(why) => println!("{id}: not run here: {why}"),
         }
     }
     if let Some(length) = length {

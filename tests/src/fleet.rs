@@ -63,22 +63,21 @@ impl Fleet {
     /// # Errors
     /// When one does not become ready; with what it said.
     pub async fn start(size: Size) -> Result<Self> {
-        Self::start_by(size, false).await
+        Self::start_by(size, RedisServer::start().await, false).await
     }
 
-    /// As [`Fleet::start`], where each program speaks with each server over a proxy of its own.
+    /// As [`Fleet::start`] over that Redis, where each program speaks with each server over a proxy of its own.
     ///
     /// # Errors
     /// As [`Fleet::start`].
-    pub async fn start_apart(size: Size) -> Result<Self> {
-        Self::start_by(size, true).await
+    pub async fn start_apart(size: Size, redis: RedisServer) -> Result<Self> {
+        Self::start_by(size, redis, true).await
     }
 
-    async fn start_by(size: Size, apart: bool) -> Result<Self> {
+    async fn start_by(size: Size, redis: RedisServer, apart: bool) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("jw-fleet-").tempdir()?;
         // Kills count here, and what was acknowledged has to be on the disk by then.
         let mongo = Server::with(&["--sync-on-commit"]).await;
-        let redis = RedisServer::start().await;
         let environment = Environment {
             mongo: mongo.uri("jobworker").expose().clone(),
             redis: redis.url(),

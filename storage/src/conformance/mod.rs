@@ -20,6 +20,7 @@ pub mod kit;
 pub mod list;
 pub mod logs;
 pub mod mongo_server;
+mod own_clock;
 pub mod redis_server;
 pub mod restart;
 pub mod retry;

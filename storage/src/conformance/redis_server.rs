@@ -7,16 +7,22 @@ use redis::{Client, Cmd, FromRedisValue, RedisResult};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, timeout};
 
+use super::own_clock::OwnClock;
+
 /// A start takes some ten milliseconds; a busy machine needs longer.
 const READY: Duration = Duration::from_secs(20);
 
 /// Another program may take the port between our look and the server's.
 const TRIES: usize = 5;
 
+/// Between two looks at two clocks.
+const CLOCK_SLACK_S: i64 = 30;
+
 pub struct RedisServer {
     child: Child,
     port: u16,
     arguments: Vec<String>,
+    clock: Option<OwnClock>,
     /// Its working folder.
     folder: tempfile::TempDir,
 }
@@ -28,14 +34,25 @@ impl RedisServer {
 
     /// With arguments more, such as `--maxmemory-policy allkeys-lru`.
     pub async fn with(arguments: &[&str]) -> Self {
+        Self::start_by(arguments, false).await
+    }
+
+    /// With a clock that [`RedisServer::turn_clock`] turns.
+    pub async fn with_a_clock_of_its_own() -> Self {
+        Self::start_by(&[], true).await
+    }
+
+    async fn start_by(arguments: &[&str], own_clock: bool) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         for _ in 0..TRIES {
             let port = free_port();
             let folder = tempfile::tempdir().unwrap();
+            let clock = own_clock.then(|| OwnClock::new(folder.path()));
             let mut server = Self {
-                child: spawn(port, &folder, &arguments),
+                child: spawn(port, &folder, &arguments, clock.as_ref()),
                 port,
                 arguments: arguments.clone(),
+                clock,
                 folder,
             };
             if server.becomes_ready().await {
@@ -61,7 +78,7 @@ impl RedisServer {
 
     /// On the same port, and empty.
     pub async fn start_again(&mut self) {
-        self.child = spawn(self.port, &self.folder, &self.arguments);
+        self.child = spawn(self.port, &self.folder, &self.arguments, self.clock.as_ref());
         assert!(self.becomes_ready().await, "the server does not start again");
     }
 
@@ -82,6 +99,20 @@ impl RedisServer {
         let client = Client::open(self.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await?;
         Cmd::new().arg(words).query_async(&mut connection).await
+    }
+
+    /// So many seconds ahead of the machine's clock from now on, or behind it; what measures spans of time goes on as
+    /// before. Answers once the server tells the time so.
+    pub async fn turn_clock(&self, seconds: i64) {
+        let clock = self.clock.as_ref().expect("a server with a clock of its own");
+        clock.turn(seconds);
+        let machine = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let (told, _): (i64, i64) = self.ask(&["TIME"]).await.unwrap();
+        let off = told - i64::try_from(machine).unwrap();
+        assert!(
+            (off - seconds).abs() <= CLOCK_SLACK_S,
+            "the server's clock is {off} s off"
+        );
     }
 
     pub async fn flush_all(&self) {
@@ -129,11 +160,14 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-fn spawn(port: u16, folder: &tempfile::TempDir, arguments: &[String]) -> Child {
+fn spawn(port: u16, folder: &tempfile::TempDir, arguments: &[String], clock: Option<&OwnClock>) -> Child {
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
     command.args(arguments).current_dir(folder.path());
+    if let Some(clock) = clock {
+        clock.give_to(&mut command);
+    }
     let nowhere = || Stdio::null();
     command.stdin(nowhere()).stdout(nowhere()).stderr(nowhere());
     command

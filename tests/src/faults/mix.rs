@@ -31,6 +31,7 @@ pub async fn play(length: Duration, containers: usize, seed: u64) -> Result<Play
         containers,
         simulated: 3,
         own_engine: false,
+        turns_clock: false,
         lossless: false,
         refused_least: 0,
     };

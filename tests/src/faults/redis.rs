@@ -9,6 +9,7 @@ use super::stage::Stage;
 
 /// Waiting at once, for a queue that takes a while to make anew.
 const LONG_QUEUE: usize = 1_000;
+const HOUR_S: i64 = 3_600;
 
 pub async fn restarted(stage: &mut Stage) -> Result<()> {
     stage.lasts(100, 1_500).await;
@@ -36,6 +37,21 @@ pub async fn silent(stage: &mut Stage) -> Result<()> {
     stage.lasts(1_000, 4_000).await;
     stage.fault("and goes on");
     stage.fleet.redis.resume();
+    Ok(())
+}
+
+/// Ahead, what is kept for a while is over at once, the leader's lock included; behind, it is kept too long.
+pub async fn clock_jumps(stage: &mut Stage) -> Result<()> {
+    stage.lasts(100, 1_500).await;
+    let (seconds, word) = match stage.round % 2 {
+        0 => (HOUR_S, "ahead"),
+        _ => (-HOUR_S, "back"),
+    };
+    stage.fault(&format!("Redis's clock jumps an hour {word}"));
+    stage.fleet.redis.turn_clock(seconds).await;
+    stage.lasts(500, 3_000).await;
+    stage.fault("and is right again");
+    stage.fleet.redis.turn_clock(0).await;
     Ok(())
 }
 

@@ -111,9 +111,6 @@ fn replaced(text: &str, id: &str, line: &str) -> Result<String> {
             (true, _, _) => table.push_str(line),
             (false, Some(ran), Plays::Fault(_)) => table.push_str(&format!("{ran}\n")),
             (false, Some(ran), _) if of == MIX.0 => table.push_str(&format!("{ran}\n")),
-            (false, _, Plays::Elsewhere(place)) => {
-                table.push_str(&empty(of, what, &format!("not run here: {place}")))
-            }
             (false, _, Plays::NotRun(why)) => table.push_str(&empty(of, what, &format!("not run: {why}"))),
             (false, _, Plays::Fault(_)) => table.push_str(&empty(of, what, "not run yet")),
         }

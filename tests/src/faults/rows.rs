@@ -23,8 +23,6 @@ pub struct Row {
 pub enum Plays {
     /// A fault again and again while jobs come.
     Fault(Setting),
-    /// Elsewhere, and where.
-    Elsewhere(&'static str),
     /// Not yet, and why.
     NotRun(&'static str),
 }
@@ -38,6 +36,8 @@ pub struct Setting {
     pub simulated: usize,
     /// An engine of its own, which may be stopped.
     pub own_engine: bool,
+    /// A Redis whose clock can be turned.
+    pub turns_clock: bool,
     /// No attempt may be lost: each job ends well at its first.
     pub lossless: bool,
     /// Late results that have to be seen refused, so that the fencing was really tried.
@@ -52,6 +52,7 @@ const fn of(fault: Fault) -> Setting {
         containers: 0,
         simulated: 2,
         own_engine: false,
+        turns_clock: false,
         lossless: true,
         refused_least: 0,
     }
@@ -87,6 +88,13 @@ impl Setting {
         Self { simulated, ..self }
     }
 
+    const fn turning_clocks(self) -> Self {
+        Self {
+            turns_clock: true,
+            ..self
+        }
+    }
+
     const fn on_its_own_engine(self) -> Self {
         Self {
             own_engine: true,
@@ -100,14 +108,6 @@ const fn fault(id: &'static str, what: &'static str, setting: Setting) -> Row {
         id,
         what,
         plays: Plays::Fault(setting),
-    }
-}
-
-const fn elsewhere(id: &'static str, what: &'static str, place: &'static str) -> Row {
-    Row {
-        id,
-        what,
-        plays: Plays::Elsewhere(place),
     }
 }
 
@@ -218,10 +218,10 @@ pub const ROWS: &[Row] = &[
         "four jobs that end at once, one that prints a megabyte and ends",
         of(Fault::ShortJobs).times(50),
     ),
-    elsewhere(
+    fault(
         "F23",
-        "clocks are an hour off",
-        "through the clock trait, in a simulation",
+        "Redis's clock jumps an hour ahead or back, and right again (the programs' own: by the clock trait, in a simulation)",
+        of(Fault::RedisClock).in_containers().turning_clocks(),
     ),
     fault(
         "F24",

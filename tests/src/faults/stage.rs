@@ -10,6 +10,7 @@ use common::job::StateName;
 use common::tasks::Tasks;
 use common::time::SystemClock;
 use storage::Opened;
+use storage::conformance::redis_server::RedisServer;
 
 use super::hands::Hands;
 use super::namespace::Namespace;
@@ -76,7 +77,11 @@ impl Stage {
     /// What is not.
     pub async fn open(setting: &Setting, seed: u64) -> Result<Self> {
         let tasks = Tasks::new();
-        let fleet = Fleet::start_apart(SIZE).await?;
+        let redis = match setting.turns_clock {
+            true => RedisServer::with_a_clock_of_its_own().await,
+            false => RedisServer::start().await,
+        };
+        let fleet = Fleet::start_apart(SIZE, redis).await?;
         let front = Proxy::open(fleet.apis.iter().map(|api| api.address).collect(), &tasks).await?;
         let mark = format!("jwf-{:08x}", rand::random::<u32>());
         let recorder = Recorder::default();
