@@ -79,7 +79,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // half a MiB of unstored chunks each at the very worst, so half a GiB in all
+            // half a MiB of unstored chunks of its own each at the very worst, so half a GiB in all
             connections_max: 1_024,
             // ten times what a node of 100 short jobs a second says
             messages_per_second: 10_000,

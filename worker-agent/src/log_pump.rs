@@ -10,8 +10,12 @@ use common::log::Stream;
 
 use crate::spool::{Position, Spooled};
 
-/// Most bytes on their way at a time: enough for 100 MB/s at 10 ms a round trip.
-pub const WINDOW_BYTES: usize = 1024 * 1024;
+/// Most bytes on their way at a time: enough for 100 MB/s at 40 ms a round trip, of which a busy disk takes most. None of
+/// them is held here: what has to be sent again is read again.
+pub const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+
+/// Most bytes read ahead at a time, which are held until the link has taken them.
+const READ_BYTES: usize = 256 * 1024;
 
 /// Most chunks on their way at a time, for jobs that print byte by byte.
 pub const WINDOW_CHUNKS: usize = 1024;
@@ -50,7 +54,8 @@ impl Pump {
     /// Where to read on, if the window has room; and how much.
     pub fn wants(&self) -> Option<(Position, usize)> {
         let room = WINDOW_BYTES.saturating_sub(self.in_flight_bytes);
-        (!self.stale && room > 0 && self.in_flight.len() < WINDOW_CHUNKS).then_some((self.next, room))
+        (!self.stale && room > 0 && self.in_flight.len() < WINDOW_CHUNKS)
+            .then_some((self.next, room.min(READ_BYTES)))
     }
 
     /// A record was read in order. True: send it; false: it is stored already.

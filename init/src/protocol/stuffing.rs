@@ -27,12 +27,24 @@ pub(super) fn find_zero(bytes: &[u8]) -> Option<usize> {
     near.iter().position(|b| *b == 0).map(|at| clean + at)
 }
 
+/// How many bytes of this value stand at the beginning; eight at a time, too.
+fn run_of(value: u8, bytes: &[u8]) -> usize {
+    let whole = [value; 8];
+    let (words, _) = bytes.as_chunks::<8>();
+    let same = words
+        .iter()
+        .position(|word| *word != whole)
+        .unwrap_or(words.len())
+        * 8;
+    same + bytes[same..].iter().take_while(|byte| **byte == value).count()
+}
+
 /// Appends `source` without zeros to `out`.
 pub(super) fn stuff(source: &[u8], out: &mut Vec<u8>) {
     let mut rest = source;
     loop {
         // binary output has long runs of zeros: each is an empty run and its zero
-        let zeros = rest.iter().take_while(|b| **b == 0).count();
+        let zeros = run_of(0, rest);
         out.resize(out.len() + zeros, 1);
         rest = &rest[zeros..];
         let window = &rest[..rest.len().min(RUN_MAX)];
@@ -59,7 +71,7 @@ pub(super) fn unstuff(stuffed: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let mut rest = stuffed;
     while let Some((&code, tail)) = rest.split_first() {
         if code == 1 {
-            let codes = rest.iter().take_while(|b| **b == 1).count();
+            let codes = run_of(1, rest);
             rest = &rest[codes..];
             let zeros = if rest.is_empty() { codes - 1 } else { codes };
             out.resize(out.len() + zeros, 0);
@@ -97,6 +109,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_run_is_counted_to_its_last_byte() {
+        for len in 0..40 {
+            for other in 0..len {
+                let mut bytes = vec![1; len];
+                bytes[other] = 0;
+                assert_eq!((run_of(1, &bytes), run_of(1, &vec![1; len])), (other, len));
+            }
+        }
+        assert_eq!(run_of(0, &[]), 0);
     }
 
     #[test]

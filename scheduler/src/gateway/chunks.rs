@@ -8,10 +8,14 @@ use common::log::LogChunk;
 use common::store::{Stores, Topic};
 use common::time::SharedClock;
 
-use super::lane::{Inbox, Lane, Lent, lane};
+use super::lane::{Asked, Inbox, Lane, Lent, lane};
 
-/// Connections whose chunks are stored in one write. Each brings a quarter of a MiB at the most.
+/// Connections whose chunks are asked for at once.
 const BATCH: usize = 32;
+
+/// Bytes of one write: what comes past it waits for the next, so that one that brings little is not held up by many
+/// that bring much.
+const WRITE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Connections that wait for the lane; the rest wait at its door.
 const DEPTH: usize = 256;
@@ -26,24 +30,42 @@ pub fn chunks() -> (Chunks, Inbox<Vec<LogChunk>, bool>) {
 /// Stores until nobody asks any more.
 pub async fn run(mut inbox: Lent<Vec<LogChunk>, bool>, stores: Stores, clock: SharedClock) {
     while let Some(asked) = inbox.batch(BATCH, Duration::ZERO).await {
-        let (chunks, replies): (Vec<Vec<LogChunk>>, Vec<_>) = asked.into_iter().unzip();
-        let all: Vec<LogChunk> = chunks.into_iter().flatten().collect();
-        let attempts: HashSet<AttemptId> = all.iter().map(|chunk| chunk.attempt).collect();
-        let stored = match stores.logs.append(all, clock.now()).await {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!(%error, "log chunks were not stored; they are tried again");
-                false
-            }
-        };
-        for reply in replies {
-            // A connection that has closed meanwhile needs no answer.
-            let _ = reply.send(stored);
+        let mut asked = asked.into_iter().peekable();
+        while asked.peek().is_some() {
+            store(&mut asked, &stores, &clock).await;
         }
-        if stored {
-            for attempt in attempts {
-                stores.hints.send(Topic::Log(attempt));
-            }
+    }
+}
+
+/// One write of those who asked first.
+async fn store(
+    asked: &mut impl Iterator<Item = Asked<Vec<LogChunk>, bool>>,
+    stores: &Stores,
+    clock: &SharedClock,
+) {
+    let (mut all, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
+    while bytes < WRITE_BYTES
+        && let Some((chunks, reply)) = asked.next()
+    {
+        bytes += chunks.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+        all.extend(chunks);
+        replies.push(reply);
+    }
+    let attempts: HashSet<AttemptId> = all.iter().map(|chunk| chunk.attempt).collect();
+    let stored = match stores.logs.append(all, clock.now()).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(%error, "log chunks were not stored; they are tried again");
+            false
+        }
+    };
+    for reply in replies {
+        // A connection that has closed meanwhile needs no answer.
+        let _ = reply.send(stored);
+    }
+    if stored {
+        for attempt in attempts {
+            stores.hints.send(Topic::Log(attempt));
         }
     }
 }

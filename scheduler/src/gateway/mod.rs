@@ -64,6 +64,8 @@ pub struct Gateway {
     renewals: Renewals,
     reports: Reports,
     chunks: Chunks,
+    /// Bytes that connections with much output may hold beyond their own.
+    lent_to_chunks: Arc<Semaphore>,
     file_counts: FileCounts,
     /// Hellos that are being answered.
     hellos: Semaphore,
@@ -91,6 +93,7 @@ pub fn start(context: &Context, tasks: &Tasks) -> Arc<Gateway> {
         renewals,
         reports,
         chunks,
+        lent_to_chunks: Arc::new(Semaphore::new(connection::LENT_BYTES_MAX)),
         file_counts: FileCounts::default(),
         hellos: Semaphore::new(HELLOS_MAX),
     });

@@ -94,6 +94,7 @@ impl Attempt {
 
     /// Reads the next chunks for the link, and notices when the whole log is stored.
     pub(super) async fn read_ahead(&mut self) {
+        self.hand_over();
         while self.outbox.is_some() && self.frames.is_empty() && !self.read_all {
             let Some((from, room)) = self.pump.wants() else {
                 break;
@@ -120,10 +121,23 @@ impl Attempt {
                         .push_back(binary::encode(self.held.assignment.job, &chunk));
                 }
             }
+            self.hand_over();
         }
         let stored = self.pump.is_stale() || (self.read_all && self.pump.is_idle());
         if stored && !self.log_done && matches!(self.phase, Phase::Reporting) && self.outbox.is_some() {
             self.say_result();
+        }
+    }
+
+    /// Gives the link as many frames as it takes at once: a job that never stops printing must not keep what it has
+    /// printed from being sent. A link that is gone is noticed where frames wait for it.
+    fn hand_over(&mut self) {
+        let Some(outbox) = &self.outbox else { return };
+        while !self.frames.is_empty()
+            && let Ok(permit) = outbox.logs.try_reserve()
+            && let Some(frame) = self.frames.pop_front()
+        {
+            permit.send(frame);
         }
     }
 

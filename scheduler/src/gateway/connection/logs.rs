@@ -1,17 +1,26 @@
 //! Chunks on their way into the store: one append under way, the next one collecting, the rest still with the agent.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use common::ids::{AttemptId, JobId};
-use common::log::{CHUNK_CHARGE_MIN, LogChunk, Stream};
+use common::log::{CHUNK_BYTES_MAX, CHUNK_CHARGE_MIN, LogChunk, Stream};
 use common::protocol::ToWorker;
 use common::time::Mono;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::known::Known;
 use super::{Connection, Done, End};
 
-/// Bytes of one append. A connection holds twice this at the most.
-const APPEND_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one append that every connection may have. It holds twice this at the most of its own.
+const APPEND_BYTES_OWN: usize = 256 * 1024;
+
+/// Bytes of one append where the gateway has them to lend: each waits for the disk once, so the more it carries the
+/// less a flood waits.
+const APPEND_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// What all connections of a gateway may hold beyond their own: a few that flood at a time, and little memory.
+pub const LENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Chunks of one append: small ones cost their heads.
 const APPEND_CHUNKS_MAX: usize = 512;
@@ -23,21 +32,71 @@ const LOOK_EVERY: u64 = 4 * 1024 * 1024;
 /// and a cap that was lowered meanwhile; this bound is ours, for an agent that does not.
 const CAPS_MAX: u64 = 2;
 
-#[derive(Default)]
 pub struct ChunkQueue {
     /// Being stored, and kept until they are.
     flying: Vec<(JobId, LogChunk)>,
+    flying_lent: Option<OwnedSemaphorePermit>,
     under_way: bool,
     waiting: Vec<(JobId, LogChunk)>,
     waiting_bytes: usize,
+    waiting_lent: Option<OwnedSemaphorePermit>,
+    /// The bytes that the gateway lends.
+    lender: Arc<Semaphore>,
     /// Chunks received, and those of them that are stored, in the order of receiving.
     received: u64,
     stored: u64,
 }
 
 impl ChunkQueue {
-    pub const fn is_full(&self) -> bool {
-        self.waiting_bytes >= APPEND_BYTES_MAX || self.waiting.len() >= APPEND_CHUNKS_MAX
+    pub const fn new(lender: Arc<Semaphore>) -> Self {
+        Self {
+            flying: Vec::new(),
+            flying_lent: None,
+            under_way: false,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            waiting_lent: None,
+            lender,
+            received: 0,
+            stored: 0,
+        }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.waiting_bytes >= APPEND_BYTES_MAX
+            || self.waiting.len() >= APPEND_CHUNKS_MAX
+            || (self.waiting_bytes >= APPEND_BYTES_OWN && self.lender.available_permits() < CHUNK_BYTES_MAX)
+    }
+
+    fn put(&mut self, job: JobId, chunk: LogChunk) {
+        self.received += 1;
+        let bytes = chunk.bytes.len();
+        self.waiting.push((job, chunk));
+        self.waiting_bytes += bytes;
+        if self.waiting_bytes <= APPEND_BYTES_OWN {
+            return;
+        }
+        // Where another connection was quicker it is this one chunk too many.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if let Ok(lent) = Arc::clone(&self.lender).try_acquire_many_owned(bytes) {
+            match &mut self.waiting_lent {
+                Some(before) => before.merge(lent),
+                None => self.waiting_lent = Some(lent),
+            }
+        }
+    }
+
+    /// What waits is to be stored now.
+    fn fly(&mut self) {
+        self.flying = std::mem::take(&mut self.waiting);
+        self.flying_lent = self.waiting_lent.take();
+        self.waiting_bytes = 0;
+    }
+
+    fn landed(&mut self) -> Vec<(JobId, LogChunk)> {
+        self.flying_lent = None;
+        self.stored += self.flying.len() as u64;
+        std::mem::take(&mut self.flying)
     }
 
     pub const fn received(&self) -> u64 {
@@ -51,9 +110,7 @@ impl ChunkQueue {
 
 impl Connection {
     pub(super) fn take_chunk(&mut self, job: JobId, chunk: LogChunk) {
-        self.chunks.received += 1;
-        self.chunks.waiting_bytes += chunk.bytes.len();
-        self.chunks.waiting.push((job, chunk));
+        self.chunks.put(job, chunk);
         self.append();
     }
 
@@ -96,8 +153,7 @@ impl Connection {
             return;
         }
         if queue.flying.is_empty() {
-            queue.flying = std::mem::take(&mut queue.waiting);
-            queue.waiting_bytes = 0;
+            queue.fly();
         }
         if queue.flying.is_empty() {
             return;
@@ -116,8 +172,7 @@ impl Connection {
             return;
         }
         let now = self.gateway.clock.mono();
-        let flown = std::mem::take(&mut self.chunks.flying);
-        self.chunks.stored += flown.len() as u64;
+        let flown = self.chunks.landed();
         let mut touched = BTreeSet::new();
         for (_, chunk) in &flown {
             if let Some(known) = self.attempts.get(chunk.attempt) {
@@ -178,5 +233,54 @@ impl Connection {
                 stale: false,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn put(queue: &mut ChunkQueue, seq: u64) {
+        let chunk = LogChunk {
+            attempt: AttemptId::from_u128(1),
+            stream: Stream::Stdout,
+            seq,
+            bytes: Bytes::from_static(&[0; CHUNK_BYTES_MAX]),
+        };
+        queue.put(JobId::from_u128(1), chunk);
+    }
+
+    /// Chunks taken until it is full.
+    fn fill(queue: &mut ChunkQueue) -> usize {
+        (0..)
+            .find(|seq| {
+                let full = queue.is_full();
+                if !full {
+                    put(queue, *seq);
+                }
+                full
+            })
+            .map_or(0, |seq| usize::try_from(seq).unwrap_or(usize::MAX))
+    }
+
+    #[test]
+    fn a_connection_borrows_while_there_is_something_to_lend_and_gives_it_back() {
+        let lender = Arc::new(Semaphore::new(APPEND_BYTES_MAX));
+        let (mut one, mut other) = (
+            ChunkQueue::new(Arc::clone(&lender)),
+            ChunkQueue::new(Arc::clone(&lender)),
+        );
+        assert_eq!(fill(&mut one) * CHUNK_BYTES_MAX, APPEND_BYTES_MAX);
+        one.fly();
+        let taken = fill(&mut one) + fill(&mut other);
+        assert_eq!(lender.available_permits(), 0);
+        assert_eq!(taken * CHUNK_BYTES_MAX, 3 * APPEND_BYTES_OWN);
+        assert_eq!(one.landed().len() * CHUNK_BYTES_MAX, APPEND_BYTES_MAX);
+        assert_eq!(lender.available_permits(), APPEND_BYTES_MAX - APPEND_BYTES_OWN);
+        assert!(!other.is_full());
+        drop((one, other));
+        assert_eq!(lender.available_permits(), APPEND_BYTES_MAX);
     }
 }

@@ -36,6 +36,7 @@ use self::beat::{Beaten, Heartbeat};
 use self::hello::Opened;
 use self::known::Attempts;
 use self::logs::ChunkQueue;
+pub use self::logs::LENT_BYTES_MAX;
 use self::results::{Results, Settled};
 pub use self::socket::Line;
 use self::socket::{Inbound, Socket};
@@ -146,7 +147,7 @@ pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, line: impl Line + 'sta
                 socket,
                 attempts,
                 begun: Vec::new(),
-                chunks: ChunkQueue::default(),
+                chunks: ChunkQueue::new(Arc::clone(&gateway.lent_to_chunks)),
                 results: Results::default(),
                 starts_under_way: 0,
                 beating: false,
