@@ -1,23 +1,27 @@
 //! Output of jobs: by page, as raw bytes, and followed.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::sse::{KeepAlive, Sse};
+use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use common::api_types::{EventId, INTEGER_MAX, LogChunkView, LogPageView};
+use bytes::Bytes;
+use common::api_types::{
+    EventId, FRAMES_CONTENT_TYPE, FollowEvent, INTEGER_MAX, LogChunkView, LogPageView, event, frame,
+    idle_frame,
+};
 use common::ids::JobId;
 use common::log::Stream;
 use common::store::LogPosition;
+use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::jobs::visible;
 use crate::error::ApiError;
 use crate::extract::{Caller, Id, Params, ReadJobs};
 use crate::range::{Wanted, wanted};
-use crate::services::follow::Follower;
+use crate::services::follow::{Follower, IDLE_AFTER, Told};
 use crate::services::logs;
 use crate::state::App;
 
@@ -25,8 +29,6 @@ use crate::state::App;
 const PAGE_BYTES: u64 = 256 * 1024;
 const PAGE_BYTES_MAX: u64 = 1024 * 1024;
 const TAIL_LINES_MAX: u64 = 100_000;
-/// Shorter than the idle time-outs of common proxies (30 to 60 s).
-const COMMENT_EVERY: Duration = Duration::from_secs(15);
 /// A download opens nothing and runs nothing, whatever the job wrote.
 pub const DOWNLOAD_POLICY: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
 
@@ -128,11 +130,13 @@ pub async fn raw(
 }
 
 /// States, attempts and output as they come, until the job has ended. `Last-Event-ID` goes on after what was received.
+///
+/// A client that accepts frames of bytes gets them instead of server-sent events.
 #[utoipa::path(get, path = "/jobs/{id}/logs/follow", tag = "logs", params(
         ("id" = JobId, Path, description = "The job."),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last `log` event received.")),
     responses((status = 200, description = "Events `state`, `attempt`, `log` and, at last, `end`.",
-        content_type = "text/event-stream", body = String)))]
+        content((String = "text/event-stream"), (crate::openapi::Binary = "application/vnd.jobworker.follow")))))]
 pub async fn follow(
     State(app): State<App>,
     caller: Caller<ReadJobs>,
@@ -154,13 +158,68 @@ pub async fn follow(
     visible(&app, &caller.principal, id).await?;
     let permit = app.hold_open()?;
     let follower = Follower::new(app, id, caller.principal, resume, permit);
-    let events = futures_util::stream::unfold(follower, |mut follower| async move {
-        let event = follower.next().await?;
-        Some((Ok::<_, Infallible>(event), follower))
+    let told = futures_util::stream::unfold(follower, |mut follower| async move {
+        let told = follower.next().await?;
+        Some((told, follower))
     });
-    let stream = Sse::new(events).keep_alive(KeepAlive::new().interval(COMMENT_EVERY));
+    let response = if wants_frames(&headers) {
+        let parts = told.flat_map(|told| futures_util::stream::iter(parts(&told)));
+        let body = Body::from_stream(parts.map(Ok::<_, Infallible>));
+        ([(header::CONTENT_TYPE, FRAMES_CONTENT_TYPE)], body).into_response()
+    } else {
+        let events = told.filter_map(async |told| sent_event(&told).map(Ok::<_, Infallible>));
+        let stream = Sse::new(events).keep_alive(KeepAlive::new().interval(IDLE_AFTER));
+        stream.into_response()
+    };
     // asks proxies to pass events on as they come
-    Ok(([("x-accel-buffering", "no")], stream).into_response())
+    Ok(([("x-accel-buffering", "no")], response).into_response())
+}
+
+/// Whether the client names our frames among what it takes; whoever does prefers them.
+fn wants_frames(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|accepted| accepted.to_str().ok())
+        .flat_map(|accepted| accepted.split(','))
+        .any(|one| {
+            one.split(';')
+                .next()
+                .is_some_and(|media| media.trim() == FRAMES_CONTENT_TYPE)
+        })
+}
+
+/// As the bytes of its frame.
+fn parts(told: &Told) -> Vec<Bytes> {
+    match told {
+        Told::Idle => vec![idle_frame()],
+        Told::Event(event) => match frame(event) {
+            Ok(parts) => parts.into(),
+            Err(error) => {
+                tracing::error!(%error, "an event could not be written");
+                Vec::new()
+            }
+        },
+    }
+}
+
+fn sent_event(told: &Told) -> Option<Event> {
+    let blank = Event::default();
+    let written = match told {
+        // its keep-alive has a clock of its own
+        Told::Idle => return None,
+        Told::Event(FollowEvent::State(state)) => blank.event(event::STATE).json_data(state),
+        Told::Event(FollowEvent::Attempt(attempt)) => blank.event(event::ATTEMPT).json_data(attempt),
+        Told::Event(FollowEvent::Log(chunk)) => {
+            let id = chunk.id().to_string();
+            blank.event(event::LOG).id(id).json_data(chunk.view())
+        }
+        Told::Event(FollowEvent::End(end)) => blank.event(event::END).json_data(end),
+    };
+    if let Err(error) = &written {
+        tracing::error!(%error, "an event could not be written");
+    }
+    written.ok()
 }
 
 fn take_stream(params: &mut Params) -> Result<Option<Stream>, ApiError> {

@@ -6,35 +6,44 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use axum::response::sse::Event;
-use common::api_types::{AttemptEvent, EndEvent, EventId, JobView, LogChunkView, StateEvent, event};
+use common::api_types::{AttemptEvent, EndEvent, EventId, FollowEvent, FollowedChunk, JobView, StateEvent};
 use common::identity::Principal;
 use common::ids::{AttemptId, JobId};
 use common::job::Job;
 use common::store::{HintStream, LogPosition, StoreError, Topic};
-use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::auth::Standing;
 use crate::state::App;
 
-/// Payload of one read.
-const PAGE_BYTES: usize = 128 * 1024;
+/// Payload of one read: a thousand followers that are slow hold as many of these.
+const PAGE_BYTES: usize = 256 * 1024;
 /// The longest that a lost hint delays news.
 const TICK: Duration = Duration::from_secs(1);
+/// Shorter than the idle time-outs of common proxies (30 to 60 s).
+pub const IDLE_AFTER: Duration = Duration::from_secs(15);
 /// A store that is away for longer than this many ticks ends the stream; the client comes back with its place.
 const FAILURES_MAX: u32 = 30;
+
+/// What a follower is told.
+pub enum Told {
+    Event(FollowEvent),
+    /// Nothing new for [`IDLE_AFTER`].
+    Idle,
+}
 
 pub struct Follower {
     app: App,
     job: JobId,
     standing: Standing,
     hints: HintStream,
-    pending: VecDeque<Event>,
+    pending: VecDeque<FollowEvent>,
     told: Option<StateEvent>,
     /// The attempt being read, and where.
     reading: Option<(u32, AttemptId, LogPosition)>,
     resume: Option<EventId>,
+    /// When something was told last.
+    told_at: common::time::Mono,
     failures: u32,
     ended: bool,
     _permit: OwnedSemaphorePermit,
@@ -51,6 +60,7 @@ impl Follower {
         Self {
             hints: app.stores.hints.subscribe(),
             standing: Standing::new(&app, caller),
+            told_at: app.clock.mono(),
             app,
             job,
             pending: VecDeque::new(),
@@ -63,11 +73,12 @@ impl Follower {
         }
     }
 
-    /// The next event; none at the end.
-    pub async fn next(&mut self) -> Option<Event> {
+    /// The next thing to tell; none at the end.
+    pub async fn next(&mut self) -> Option<Told> {
         loop {
             if let Some(event) = self.pending.pop_front() {
-                return Some(event);
+                self.told_at = self.app.clock.mono();
+                return Some(Told::Event(event));
             }
             if self.ended || self.app.tasks.stopping().is_cancelled() {
                 return None;
@@ -85,6 +96,11 @@ impl Follower {
                 }
             };
             if !progress && self.pending.is_empty() && !self.ended {
+                let now = self.app.clock.mono();
+                if now.since(self.told_at) >= IDLE_AFTER {
+                    self.told_at = now;
+                    return Some(Told::Idle);
+                }
                 self.wait().await;
             }
         }
@@ -130,7 +146,7 @@ impl Follower {
             cancelling: job.cancel.is_some() && !job.state.is_terminal(),
         };
         if self.told.as_ref() != Some(&now) {
-            self.push(event::STATE, &now, None);
+            self.pending.push_back(FollowEvent::State(now.clone()));
             self.told = Some(now);
         }
     }
@@ -157,7 +173,7 @@ impl Follower {
             worker: attempt.lease.worker.clone(),
         };
         self.reading = Some((attempt.number, attempt.id, LogPosition(0)));
-        self.push(event::ATTEMPT, &news, None);
+        self.pending.push_back(FollowEvent::Attempt(news));
     }
 
     async fn read(&mut self) -> Result<bool, StoreError> {
@@ -166,11 +182,8 @@ impl Follower {
         };
         let page = self.app.stores.logs.read(id, None, from, PAGE_BYTES).await?;
         for stored in &page.chunks {
-            let place = EventId {
-                attempt: number,
-                position: stored.position.0,
-            };
-            self.push(event::LOG, &LogChunkView::of(number, stored), Some(place));
+            self.pending
+                .push_back(FollowEvent::Log(FollowedChunk::of(number, stored)));
         }
         self.reading = Some((number, id, page.next));
         Ok(!page.chunks.is_empty())
@@ -198,18 +211,8 @@ impl Follower {
             outcome: view.outcome,
             exit_code: view.exit_code,
         };
-        self.push(event::END, &end, None);
+        self.pending.push_back(FollowEvent::End(end));
         self.ended = true;
-    }
-
-    fn push(&mut self, name: &'static str, data: &impl Serialize, id: Option<EventId>) {
-        match Event::default().event(name).json_data(data) {
-            Ok(event) => self.pending.push_back(match id {
-                Some(id) => event.id(id.to_string()),
-                None => event,
-            }),
-            Err(error) => tracing::error!(%error, "an event could not be written"),
-        }
     }
 
     /// Until something may be new.

@@ -1,5 +1,6 @@
 //! Output by page, by range, by last lines, and followed.
 
+use common::api_types::{FRAMES_CONTENT_TYPE, FollowEvent, FrameReader};
 use common::attempt::Outcome;
 use common::ids::JobId;
 use common::log::Stream;
@@ -348,4 +349,45 @@ async fn followers_past_the_limit_are_told_to_come_back() {
     let refused = world.get(&world.keys.user, &path).await.expect(503);
     assert_eq!(refused.header("retry-after"), "5");
     drop(held);
+}
+
+#[tokio::test]
+async fn whoever_accepts_frames_gets_the_same_events_with_the_bytes_as_they_are() {
+    let world = World::new().await;
+    let job = world.submit(&world.keys.user).await;
+    let attempt = world.run(job).await;
+    let piece: Vec<u8> = (0..60_000u32).map(|number| number.to_le_bytes()[0]).collect();
+    for seq in 0..20 {
+        world.write(attempt, Stream::Stdout, seq, &piece).await;
+    }
+    let path = format!("/api/v1/jobs/{job}/logs/follow");
+    let accepted = format!("text/event-stream;q=0.5, {FRAMES_CONTENT_TYPE};q=1");
+    let request = world
+        .request(Method::GET, &world.keys.user, &path)
+        .header("accept", accepted)
+        .header("last-event-id", "1:2");
+    let response = request.send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], FRAMES_CONTENT_TYPE);
+    let (mut body, mut reader) = (response.bytes_stream(), FrameReader::default());
+    let (mut seqs, mut bytes, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some(part) = tokio::time::timeout(PATIENCE, body.next()).await.unwrap() {
+        reader.push(part.unwrap());
+        while let Some(event) = reader.next_event().unwrap() {
+            match event {
+                FollowEvent::Log(chunk) => {
+                    seqs.push(chunk.seq);
+                    bytes.extend_from_slice(&chunk.bytes);
+                    if chunk.seq == 19 {
+                        world.finish(job, attempt, Outcome::Exited { code: 0 }).await;
+                    }
+                }
+                FollowEvent::State(state) => names.push(state.state.to_string()),
+                FollowEvent::Attempt(attempt) => names.push(format!("attempt {}", attempt.attempt)),
+                FollowEvent::End(end) => names.push(format!("end {:?}", end.exit_code)),
+            }
+        }
+    }
+    assert_eq!(seqs, (3..20).collect::<Vec<u64>>());
+    assert!(bytes == piece.repeat(17), "other bytes came than were written");
+    assert_eq!(names, ["running", "succeeded", "end Some(0)"]);
 }

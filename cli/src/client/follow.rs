@@ -1,13 +1,17 @@
-//! Follows a job's output over server-sent events, through lost connections and restarts of the server.
+//! Follows a job's output, through lost connections and restarts of the server: in frames of bytes, or by server-sent
+//! events where a server or something before it knows no frames.
 //!
 //! Each chunk is delivered once: `Last-Event-ID` resumes after the last one, and what comes again is dropped.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use common::api_types::{AttemptEvent, EndEvent, EventId, LogChunkView, StateEvent, event, paths};
+use common::api_types::{
+    AttemptEvent, EndEvent, EventId, FRAMES_CONTENT_TYPE, FollowEvent, FollowedChunk, FrameReader,
+    LogChunkView, StateEvent, event, paths,
+};
 use common::ids::JobId;
-use reqwest::{Response, StatusCode};
+use reqwest::{Response, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::{Call, Client, Event, EventParser, errors};
@@ -23,7 +27,7 @@ const TRIES_MAX: u32 = 120;
 /// What a follower sees.
 #[derive(Debug)]
 pub enum Followed {
-    Log(LogChunkView, Vec<u8>),
+    Log(FollowedChunk),
     State(StateEvent),
     Attempt(AttemptEvent),
     /// The connection was lost; the next call tries again.
@@ -38,10 +42,17 @@ pub struct Follower {
     client: Client,
     job: JobId,
     last: Option<EventId>,
-    open: Option<(Response, EventParser)>,
-    ready: VecDeque<Event>,
+    open: Option<(Response, Parser)>,
+    ready: VecDeque<FollowEvent>,
     was_open: bool,
     tries: u32,
+}
+
+/// By what the server answered with.
+#[derive(Debug)]
+enum Parser {
+    Frames(FrameReader),
+    Events(EventParser),
 }
 
 impl Follower {
@@ -64,12 +75,12 @@ impl Follower {
     pub async fn next(&mut self) -> Result<Followed, Failure> {
         loop {
             while let Some(event) = self.ready.pop_front() {
-                if let Some(followed) = self.understood(&event)? {
+                if let Some(followed) = self.followed(event) {
                     return Ok(followed);
                 }
             }
             if self.open.is_some() {
-                if !self.read().await {
+                if !self.read().await? {
                     self.open = None;
                     return Ok(Followed::Lost);
                 }
@@ -80,18 +91,31 @@ impl Follower {
     }
 
     /// Whether the connection lives.
-    async fn read(&mut self) -> bool {
+    async fn read(&mut self) -> Result<bool, Failure> {
         let Some((response, parser)) = &mut self.open else {
-            return false;
+            return Ok(false);
         };
         let Ok(Ok(Some(bytes))) = tokio::time::timeout(SILENCE_MAX, response.chunk()).await else {
-            return false;
+            return Ok(false);
         };
         self.tries = 0;
-        let mut events = Vec::new();
-        let sound = parser.push(&bytes, &mut events).is_ok();
-        self.ready.extend(events);
-        sound
+        match parser {
+            Parser::Frames(reader) => {
+                reader.push(bytes);
+                while let Some(event) = reader.next_event().map_err(not_understood)? {
+                    self.ready.push_back(event);
+                }
+                Ok(true)
+            }
+            Parser::Events(parser) => {
+                let mut events = Vec::new();
+                let sound = parser.push(&bytes, &mut events).is_ok();
+                for event in &events {
+                    self.ready.extend(understood(event)?);
+                }
+                Ok(sound)
+            }
+        }
     }
 
     /// Whether it is connected; false when it should be tried again.
@@ -102,13 +126,18 @@ impl Follower {
         }
         self.tries += 1;
         let path = paths::job_logs_follow(self.job);
-        let mut request = self.client.request(&Call::get(&path));
+        let accepted = format!("{FRAMES_CONTENT_TYPE}, text/event-stream;q=0.5");
+        let mut request = self
+            .client
+            .request(&Call::get(&path))
+            .header(header::ACCEPT, accepted);
         if let Some(last) = self.last {
             request = request.header("last-event-id", last.to_string());
         }
         match request.send().await {
             Ok(response) if response.status().is_success() => {
-                self.open = Some((response, EventParser::default()));
+                let parser = parser_of(&response);
+                self.open = Some((response, parser));
                 Ok(true)
             }
             Ok(response) if !passes(response.status()) || !self.may_wait() => {
@@ -124,32 +153,46 @@ impl Follower {
         self.was_open && self.tries < TRIES_MAX
     }
 
-    fn understood(&mut self, event: &Event) -> Result<Option<Followed>, Failure> {
-        let followed = match event.name.as_str() {
-            event::LOG => {
-                let chunk: LogChunkView = parse(event)?;
-                let id = EventId {
-                    attempt: chunk.attempt,
-                    position: chunk.position,
-                };
+    /// None for output that was there before.
+    fn followed(&mut self, event: FollowEvent) -> Option<Followed> {
+        Some(match event {
+            FollowEvent::Log(chunk) => {
+                let id = chunk.id();
                 let seen = |last: EventId| (last.attempt, last.position) >= (id.attempt, id.position);
                 if self.last.is_some_and(seen) {
-                    return Ok(None);
+                    return None;
                 }
-                self.last = Some(event.id.as_deref().and_then(|id| id.parse().ok()).unwrap_or(id));
-                let bytes = chunk
-                    .bytes()
-                    .ok_or_else(|| not_understood("a chunk that is not base64"))?;
-                Followed::Log(chunk, bytes)
+                self.last = Some(id);
+                Followed::Log(chunk)
             }
-            event::STATE => Followed::State(parse(event)?),
-            event::ATTEMPT => Followed::Attempt(parse(event)?),
-            event::END => Followed::End(parse(event)?),
-            // of a newer server
-            _ => return Ok(None),
-        };
-        Ok(Some(followed))
+            FollowEvent::State(state) => Followed::State(state),
+            FollowEvent::Attempt(attempt) => Followed::Attempt(attempt),
+            FollowEvent::End(end) => Followed::End(end),
+        })
     }
+}
+
+fn parser_of(response: &Response) -> Parser {
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    if content_type.is_some_and(|value| value.as_bytes() == FRAMES_CONTENT_TYPE.as_bytes()) {
+        Parser::Frames(FrameReader::default())
+    } else {
+        Parser::Events(EventParser::default())
+    }
+}
+
+fn understood(event: &Event) -> Result<Option<FollowEvent>, Failure> {
+    Ok(Some(match event.name.as_str() {
+        event::LOG => {
+            let chunk = parse::<LogChunkView>(event)?.into_chunk();
+            FollowEvent::Log(chunk.ok_or_else(|| not_understood("a chunk that is not base64"))?)
+        }
+        event::STATE => FollowEvent::State(parse(event)?),
+        event::ATTEMPT => FollowEvent::Attempt(parse(event)?),
+        event::END => FollowEvent::End(parse(event)?),
+        // of a newer server
+        _ => return Ok(None),
+    }))
 }
 
 /// A status that a restarting or loaded server gives for a moment.
@@ -165,4 +208,35 @@ fn not_understood(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
     Failure::new("the server's events were not understood")
         .source(error)
         .next("compare `jobworker --version` with the server's")
+}
+
+#[cfg(test)]
+mod tests {
+    use common::log::Stream;
+
+    use super::*;
+
+    #[test]
+    fn events_of_a_server_without_frames_say_the_same() {
+        let event = |name: &str, data: &str| Event {
+            name: name.to_owned(),
+            data: data.to_owned(),
+            id: None,
+        };
+        let log = r#"{"attempt":1,"position":7,"stream":"stderr","seq":3,"at":5,"data":"AP8="}"#;
+        match understood(&event(event::LOG, log)).unwrap() {
+            Some(FollowEvent::Log(chunk)) => {
+                assert_eq!(
+                    (chunk.id().to_string().as_str(), chunk.stream, chunk.seq),
+                    ("1:7", Stream::Stderr, 3)
+                );
+                assert_eq!(&chunk.bytes[..], [0, 255]);
+            }
+            other => panic!("{other:?}"),
+        }
+        let state = event(event::STATE, r#"{"state":"running","cancelling":false}"#);
+        assert!(matches!(understood(&state).unwrap(), Some(FollowEvent::State(_))));
+        assert!(understood(&event("of a newer server", "")).unwrap().is_none());
+        assert!(understood(&event(event::LOG, "{}")).is_err());
+    }
 }

@@ -27,9 +27,9 @@ async fn follow(client: &Client, args: &LogsArgs, output: &mut JobOutput) -> Res
     let mut follower = Follower::new(client.clone(), args.id);
     loop {
         match follower.next().await? {
-            Followed::Log(chunk, bytes) => {
+            Followed::Log(chunk) => {
                 if args.stream.is_none_or(|only| only == chunk.stream) {
-                    output.chunk(chunk.attempt, chunk.stream, chunk.seq, &bytes)?;
+                    output.chunk(chunk.attempt, chunk.stream, chunk.seq, &chunk.bytes)?;
                 }
             }
             Followed::Lost => {

@@ -159,10 +159,10 @@ impl Following<'_> {
 
     fn shown(&mut self, followed: Followed) -> Result<Option<EndEvent>, Failure> {
         match followed {
-            Followed::Log(chunk, bytes) => {
+            Followed::Log(chunk) => {
                 self.started = true;
                 self.output
-                    .chunk(chunk.attempt, chunk.stream, chunk.seq, &bytes)?;
+                    .chunk(chunk.attempt, chunk.stream, chunk.seq, &chunk.bytes)?;
             }
             Followed::State(state) => {
                 if self.state.as_ref() != Some(&state) {

@@ -6,6 +6,7 @@
 mod auth;
 mod explain;
 mod files;
+mod follow;
 mod jobs;
 mod logs;
 pub mod paths;
@@ -23,6 +24,9 @@ pub use self::explain::{
     WillWaitView,
 };
 pub use self::files::{ArtifactView, ArtifactsView, FileList, FileView};
+pub use self::follow::{
+    BadFrame, FRAMES_CONTENT_TYPE, FollowEvent, FollowedChunk, FrameReader, frame, idle_frame,
+};
 pub use self::jobs::{
     AttemptView, BulkAnswer, CancelRequestBody, CancelView, CommandBody, InputBody, JobList, JobView,
     LimitsBody, OutcomeView, RefusedArtifactView, ResourcesBody, RetryBody, StateCounts, SubmitBulk,
