@@ -8,8 +8,10 @@ mod class;
 
 use std::time::Duration;
 
-use crate::ids::{AccountId, JobId};
-use crate::job::{Job, JobState, Priority};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AccountId, JobId, WorkerId};
+use crate::job::{Job, JobState, Priority, Resources};
 use crate::time::Timestamp;
 
 pub use self::class::{CLASSES_PER_ACCOUNT_MAX, ClassKey, size_step};
@@ -56,6 +58,17 @@ impl QueueEntry {
     pub fn since(&self) -> Timestamp {
         Timestamp::from_millis(i64::try_from(self.score % BAND).unwrap_or(i64::MAX))
     }
+}
+
+/// Room on a worker that the leader holds back for a job that has waited too long. Told, so that others' waiting can be
+/// explained; nothing is decided by what was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    pub worker: WorkerId,
+    pub job: JobId,
+    pub account: AccountId,
+    pub resources: Resources,
+    pub since: Timestamp,
 }
 
 fn score(priority: Priority, since_ms: i64) -> u64 {

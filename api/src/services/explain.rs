@@ -3,7 +3,7 @@
 //! What an index cannot say at the moment is left out: an explanation without a place is better than none.
 
 use common::api_types::ExplainView;
-use common::explain::{Facts, Fleet, Place, Typical, explain};
+use common::explain::{Facts, Fleet, KeptRooms, Place, Typical, explain};
 use common::job::{Job, JobState, StateName};
 use common::queue::QueueEntry;
 use common::store::{JobQuery, StoreError};
@@ -31,7 +31,9 @@ pub async fn of_job(app: &AppState, job: &Job) -> Result<ExplainView, ApiError> 
         running_max: None,
         place: None,
         typical: None,
+        kept: None,
     };
+    let kept;
     if let Some(entry) = QueueEntry::of(job) {
         let account = app.stores.identity.account(&job.account).await?;
         facts.running_max = account.and_then(|account| account.running_max);
@@ -40,6 +42,8 @@ pub async fn of_job(app: &AppState, job: &Job) -> Result<ExplainView, ApiError> 
             None
         });
         facts.typical = typical(app, job).await?;
+        kept = kept_rooms(app, job).await?;
+        facts.kept = Some(&kept);
     }
     Ok(ExplainView::of(job, explain(job, &facts), facts.now))
 }
@@ -69,6 +73,24 @@ async fn place(app: &AppState, entry: &QueueEntry) -> Result<Option<Place>, Stor
     }
     place.of = own.or(shared).unwrap_or(0).max(before + 1);
     Ok(Some(place))
+}
+
+/// What the leader told last, of jobs that still wait.
+async fn kept_rooms(app: &AppState, job: &Job) -> Result<KeptRooms, StoreError> {
+    let mut told = app.stores.queue.reservations().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the queue does not say what is held back");
+        Vec::new()
+    });
+    if !told.is_empty() {
+        let ids: Vec<_> = told.iter().map(|one| one.job).collect();
+        let rows = app.stores.jobs.get_many(&ids).await?;
+        let waits = |id| {
+            let row = rows.iter().find(|row| row.id == id);
+            row.is_some_and(|row| matches!(row.state, JobState::Queued { .. }))
+        };
+        told.retain(|one| waits(one.job));
+    }
+    Ok(KeptRooms::of(job, &told))
 }
 
 async fn typical(app: &AppState, job: &Job) -> Result<Option<Typical>, StoreError> {

@@ -8,6 +8,7 @@ use common::ids::{AttemptId, JobId, SessionId, WorkerId};
 use common::job::{Epoch, Lease};
 use common::lifecycle::JobEvent;
 use common::lifecycle::testing::worker;
+use common::queue::Reservation;
 use common::time::Clock;
 use common::worker::Condition;
 use serde_json::{Value, json};
@@ -124,6 +125,47 @@ async fn a_busy_fleet_tells_what_is_taken_and_when_it_may_be_free() {
     let seen = explain(&world, other).await;
     let words = "busy: needs 4000 millicpu of CPU, 2000 free of 4000; busy: 2 of 2 slots are taken";
     assert_eq!(seen["waiting"]["fleet"]["workers"][0]["words"], words);
+}
+
+#[tokio::test]
+async fn room_that_the_leader_holds_back_is_the_reason_while_its_job_waits() {
+    let world = World::new().await;
+    let node = worker("node-1");
+    world.put_worker(node.clone()).await;
+    let large = submit(
+        &world,
+        &json!({"command": "x", "resources": {"cpu_millis": 4_000}}),
+    )
+    .await;
+    let job = world.submit(&world.keys.user).await;
+    let row = world.stores.jobs.get(large).await.unwrap().unwrap();
+    let since = world.clock.now();
+    let told = Reservation {
+        worker: node.id,
+        job: large,
+        account: row.account.clone(),
+        resources: row.spec.resources,
+        since,
+    };
+    world.stores.queue.tell_reservations(&[told]).await.unwrap();
+    let seen = explain(&world, job).await;
+    assert_eq!(reason(&seen), "reserved", "{seen}");
+    assert!(
+        seen["sentence"].as_str().unwrap().contains(&large.to_string()),
+        "{seen}"
+    );
+    let verdict = &seen["waiting"]["fleet"]["workers"][0];
+    assert_eq!(verdict["verdict"], "reserved");
+    assert_eq!(
+        (&verdict["held_for"], &verdict["held_since"]),
+        (&json!(large), &json!(since.as_millis()))
+    );
+    assert_eq!(reason(&explain(&world, large).await), "next_in_line");
+
+    // what was told of a job that waits no more is old
+    run(&world, large).await;
+    world.clock.advance(Duration::from_secs(2));
+    assert_eq!(reason(&explain(&world, job).await), "workers_busy");
 }
 
 #[tokio::test]

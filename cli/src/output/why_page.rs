@@ -151,6 +151,8 @@ mod tests {
                 lacks: vec![],
                 silent_ms: None,
                 reasons: vec![],
+                held_for: None,
+                held_since: None,
             }],
             counts: vec![
                 VerdictCount {

@@ -220,7 +220,7 @@ pub struct VerdictView {
     pub verdict: VerdictKind,
     /// The same in words.
     pub words: String,
-    /// With `busy` and `unsuitable`: each thing that is missing.
+    /// With `busy`, `reserved` and `unsuitable`: each thing that is missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<LackView>,
     /// With `away`: since the last word from it.
@@ -230,6 +230,12 @@ pub struct VerdictView {
     /// With `not_ready`: its own words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
+    /// With `reserved`: the job that its room is held for, if it is of the same account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_for: Option<JobId>,
+    /// With `reserved`: since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<Timestamp>,
 }
 
 impl From<&Verdict<'_>> for VerdictView {
@@ -241,6 +247,8 @@ impl From<&Verdict<'_>> for VerdictView {
             lacks: verdict.lacks.iter().map(LackView::from).collect(),
             silent_ms: verdict.silent.map(millis),
             reasons: verdict.reasons.to_vec(),
+            held_for: verdict.kept.and_then(|(room, _)| room.job),
+            held_since: verdict.kept.map(|(room, _)| room.since),
         }
     }
 }

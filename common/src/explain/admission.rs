@@ -52,7 +52,7 @@ pub fn admit<'a>(
         *hint = place;
         return Admission::Good;
     }
-    let verdicts = Verdicts::of(wanted, fleet, now, contact);
+    let verdicts = Verdicts::of(wanted, fleet, None, now, contact);
     let reason = match verdicts.best() {
         None | Some(VerdictKind::Unsuitable) => {
             let sentence = summary::never(wanted, fleet);
@@ -67,7 +67,7 @@ pub fn admit<'a>(
                 Admission::Refused { sentence, verdicts }
             };
         }
-        Some(VerdictKind::Fits | VerdictKind::Busy) => return Admission::Good,
+        Some(VerdictKind::Fits | VerdictKind::Reserved | VerdictKind::Busy) => return Admission::Good,
         Some(VerdictKind::NotReady) => Reason::WorkersNotReady,
         Some(VerdictKind::Draining) => Reason::WorkersDraining,
         Some(VerdictKind::Away) => Reason::WorkersAway,

@@ -102,6 +102,7 @@ pub(super) fn queued(job: &Job, reason: Reason, facts: &Facts<'_>) -> Option<Est
         | Reason::WorkersAway
         | Reason::WorkersDraining
         | Reason::WorkersNotReady
+        | Reason::Reserved
         | Reason::NextInLine
         | Reason::Backoff
         | Reason::NotBefore

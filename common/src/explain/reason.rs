@@ -21,6 +21,8 @@ pub enum Reason {
     WorkersNotReady,
     /// Workers that could run it have not enough free.
     WorkersBusy,
+    /// Workers have room for it, and hold it back for larger jobs that have waited too long.
+    Reserved,
     /// A worker has room, and others are before it.
     WaitingForTurn,
     /// A worker has room, and nobody of its account and class is before it.
@@ -36,7 +38,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoWorkers,
         Self::NoWorkerFits,
         Self::AccountLimit,
@@ -44,6 +46,7 @@ impl Reason {
         Self::WorkersDraining,
         Self::WorkersNotReady,
         Self::WorkersBusy,
+        Self::Reserved,
         Self::WaitingForTurn,
         Self::NextInLine,
         Self::Backoff,
@@ -62,6 +65,7 @@ impl Reason {
             Self::WorkersDraining => "workers_draining",
             Self::WorkersNotReady => "workers_not_ready",
             Self::WorkersBusy => "workers_busy",
+            Self::Reserved => "reserved",
             Self::WaitingForTurn => "waiting_for_turn",
             Self::NextInLine => "next_in_line",
             Self::Backoff => "backoff",

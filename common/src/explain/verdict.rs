@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fleet, Seen};
+use super::{Fleet, KeptRoom, KeptRooms, Seen};
 use crate::fit::{self, Absence, Lack, Offer, Wanted};
 use crate::ids::WorkerId;
 use crate::time::Timestamp;
@@ -21,6 +21,8 @@ pub const VERDICTS_MAX: usize = 200;
 pub enum VerdictKind {
     /// It has room now.
     Fits,
+    /// It has room, and holds it back for a larger job.
+    Reserved,
     /// It could run it, but has not enough free.
     Busy,
     /// It could run it, but cannot start jobs now, by its own word.
@@ -34,8 +36,9 @@ pub enum VerdictKind {
 }
 
 impl VerdictKind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Fits,
+        Self::Reserved,
         Self::Busy,
         Self::NotReady,
         Self::Draining,
@@ -46,6 +49,7 @@ impl VerdictKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fits => "fits",
+            Self::Reserved => "reserved",
             Self::Busy => "busy",
             Self::NotReady => "not_ready",
             Self::Draining => "draining",
@@ -60,16 +64,24 @@ impl VerdictKind {
 pub struct Verdict<'a> {
     pub worker: &'a WorkerId,
     pub kind: VerdictKind,
-    /// With `Busy` and `Unsuitable`.
+    /// With `Busy` and `Unsuitable`; with `Reserved`, beside what is held back.
     pub lacks: Vec<Lack<'a>>,
     /// With `Away`: since the last word from it.
     pub silent: Option<Duration>,
     /// With `NotReady`.
     pub reasons: &'a [String],
+    /// With `Reserved`: what is held back, and how long it was.
+    pub kept: Option<(&'a KeptRoom, Duration)>,
 }
 
 impl<'a> Verdict<'a> {
-    pub fn of(wanted: Wanted<'a>, seen: &'a Seen, now: Timestamp, contact: Duration) -> Self {
+    pub fn of(
+        wanted: Wanted<'a>,
+        seen: &'a Seen,
+        kept: Option<&'a KeptRoom>,
+        now: Timestamp,
+        contact: Duration,
+    ) -> Self {
         let worker = &seen.worker;
         let mut verdict = Self {
             worker: &worker.id,
@@ -77,6 +89,7 @@ impl<'a> Verdict<'a> {
             lacks: fit::lacks(wanted, Offer::idle(worker)).collect(),
             silent: None,
             reasons: &[],
+            kept: None,
         };
         if !verdict.lacks.is_empty() {
             verdict.kind = VerdictKind::Unsuitable;
@@ -96,6 +109,14 @@ impl<'a> Verdict<'a> {
                 verdict.lacks = fit::lacks(wanted, Offer::of(worker, seen.used)).collect();
                 if !verdict.lacks.is_empty() {
                     verdict.kind = VerdictKind::Busy;
+                } else if let Some(kept) = kept {
+                    // as placement sees it: what is kept for another is no room
+                    let taken = seen.used.with(&kept.resources);
+                    verdict.lacks = fit::lacks(wanted, Offer::of(worker, taken)).collect();
+                    if !verdict.lacks.is_empty() {
+                        verdict.kind = VerdictKind::Reserved;
+                        verdict.kept = Some((kept, now.since(kept.since)));
+                    }
                 }
             }
         }
@@ -107,6 +128,16 @@ impl fmt::Display for Verdict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             VerdictKind::Fits => f.write_str("has room"),
+            VerdictKind::Reserved => {
+                f.write_str("its room is held for ")?;
+                match self.kept {
+                    Some((KeptRoom { job: Some(job), .. }, since)) => {
+                        write!(f, "the larger job {job} since {}", show_duration(since))
+                    }
+                    Some((_, since)) => write!(f, "a larger job since {}", show_duration(since)),
+                    None => f.write_str("a larger job"),
+                }
+            }
             VerdictKind::Draining => f.write_str("draining"),
             VerdictKind::NotReady if self.reasons.is_empty() => f.write_str("not ready"),
             VerdictKind::NotReady => write!(f, "not ready: {}", self.reasons.join("; ")),
@@ -135,12 +166,21 @@ pub struct Verdicts<'a> {
 }
 
 impl<'a> Verdicts<'a> {
-    pub fn of(wanted: Wanted<'a>, fleet: &'a Fleet, now: Timestamp, contact: Duration) -> Self {
+    pub fn of(
+        wanted: Wanted<'a>,
+        fleet: &'a Fleet,
+        kept: Option<&'a KeptRooms>,
+        now: Timestamp,
+        contact: Duration,
+    ) -> Self {
         let mut counts = BTreeMap::new();
         let mut shown: Vec<Verdict<'a>> = fleet
             .workers()
             .iter()
-            .map(|seen| Verdict::of(wanted, seen, now, contact))
+            .map(|seen| {
+                let kept = kept.and_then(|kept| kept.on(&seen.worker.id));
+                Verdict::of(wanted, seen, kept, now, contact)
+            })
             .inspect(|verdict| *counts.entry(verdict.kind).or_insert(0) += 1)
             .collect();
         shown.sort_by(|one, other| (one.kind, one.worker).cmp(&(other.kind, other.worker)));

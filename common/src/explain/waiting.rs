@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::ending::{self, Ending};
 use super::estimate::{self, Estimate, Typical};
-use super::{Fleet, Reason, VerdictKind, Verdicts, summary};
+use super::{Fleet, KeptRooms, Reason, VerdictKind, Verdicts, summary};
 use crate::attempt::Outcome;
 use crate::fit::Wanted;
 use crate::ids::{AttemptId, WorkerId};
@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     pub place: Option<Place>,
     /// How long jobs like it took lately.
     pub typical: Option<Typical>,
+    /// None where it is not known, or where the job does not wait in the queue.
+    pub kept: Option<&'a KeptRooms>,
 }
 
 /// Where a queued job stands.
@@ -154,7 +156,13 @@ fn scheduled<'a>(job: &'a Job, at: Timestamp, facts: &Facts<'a>) -> Explanation<
         reason,
         until: Some(at),
         after,
-        verdicts: Some(Verdicts::of(wanted, facts.fleet, facts.now, facts.contact)),
+        verdicts: Some(Verdicts::of(
+            wanted,
+            facts.fleet,
+            facts.kept,
+            facts.now,
+            facts.contact,
+        )),
         estimate: Some(estimate::scheduled(at, facts.now)),
         ..Waiting::bare(reason, since)
     };
@@ -163,7 +171,7 @@ fn scheduled<'a>(job: &'a Job, at: Timestamp, facts: &Facts<'a>) -> Explanation<
 
 fn queued<'a>(job: &'a Job, since: Timestamp, facts: &Facts<'a>) -> Explanation<'a> {
     let wanted = Wanted::of(&job.spec);
-    let verdicts = Verdicts::of(wanted, facts.fleet, facts.now, facts.contact);
+    let verdicts = Verdicts::of(wanted, facts.fleet, facts.kept, facts.now, facts.contact);
     let room = facts.running_max.map(|running_max| Room {
         running: facts.fleet.running(&job.account),
         running_max,
@@ -176,6 +184,7 @@ fn queued<'a>(job: &'a Job, since: Timestamp, facts: &Facts<'a>) -> Explanation<
         Some(_) if full.is_some() => Reason::AccountLimit,
         Some(VerdictKind::Fits) if before > 0 => Reason::WaitingForTurn,
         Some(VerdictKind::Fits) => Reason::NextInLine,
+        Some(VerdictKind::Reserved) => Reason::Reserved,
         Some(VerdictKind::Busy) => Reason::WorkersBusy,
         Some(VerdictKind::NotReady) => Reason::WorkersNotReady,
         Some(VerdictKind::Draining) => Reason::WorkersDraining,
@@ -241,7 +250,14 @@ fn told(
             unavailable(verdicts),
             Some("Mend on the worker what it names; it looks again by itself."),
         ),
-        Reason::WorkersBusy => (busy(verdicts, before), None),
+        Reason::WorkersBusy => (busy(verdicts, before, facts), None),
+        Reason::Reserved => (
+            format!(
+                "The room that it would have is held for a job that needs more and has waited too long: {}.",
+                named(verdicts)
+            ),
+            Some("It starts after that job has begun, or where other room becomes free."),
+        ),
         Reason::WaitingForTurn => (
             format!(
                 "A worker has room, and {} of its account and class {} before it.",
@@ -269,7 +285,7 @@ fn next_in_line(since: Timestamp, facts: &Facts<'_>) -> (String, Option<&'static
     )
 }
 
-fn busy(verdicts: &Verdicts<'_>, before: u64) -> String {
+fn busy(verdicts: &Verdicts<'_>, before: u64, facts: &Facts<'_>) -> String {
     let behind = match before {
         0 => String::new(),
         before => format!(
@@ -278,8 +294,12 @@ fn busy(verdicts: &Verdicts<'_>, before: u64) -> String {
             if before == 1 { "is" } else { "are" }
         ),
     };
+    let kept = match facts.kept.and_then(KeptRooms::own) {
+        Some(worker) => format!(" What becomes free on {worker} is kept for it."),
+        None => String::new(),
+    };
     format!(
-        "Every worker that could run it is busy: {}{behind}.",
+        "Every worker that could run it is busy: {}{behind}.{kept}",
         named(verdicts)
     )
 }

@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 
 use super::StoreError;
 use crate::ids::{AttemptId, JobId, WorkerId};
-use crate::queue::{Lane, QueueEntry};
+use crate::queue::{Lane, QueueEntry, Reservation};
 use crate::time::Timestamp;
 
 /// Decides who *tries* to lead; term and revision decide who may write.
@@ -62,6 +62,11 @@ pub trait JobQueue: Send + Sync {
     /// Says that every row is in. False when the mark is gone, or another making has begun: then this one is to be
     /// done again.
     async fn mark_built(&self, build: &Build) -> Result<bool, StoreError>;
+    /// Tells what the leader holds back, in place of what was told before.
+    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError>;
+    /// What was told last; nothing after a loss, until it is told again.
+    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError>;
+    /// Forgets everything, reservations too.
     async fn clear(&self) -> Result<(), StoreError>;
 }
 

@@ -51,6 +51,7 @@ fn facts(fleet: &Fleet) -> Facts<'_> {
             all: 1,
         }),
         typical: None,
+        kept: None,
     }
 }
 

@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use common::explain::{Detail, Facts, Fleet, Holding, Method, Place, Reason, VerdictKind, Waiting, explain};
+use common::explain::{
+    Detail, Facts, Fleet, Holding, KeptRooms, Method, Place, Reason, VerdictKind, Waiting, explain,
+};
 use common::ids::{AttemptId, PoolName};
 use common::job::{Job, JobState};
 use common::lifecycle::testing;
 use common::lifecycle::{JobEvent, step};
+use common::queue::Reservation;
 use common::time::Timestamp;
 use common::worker::{Condition, Worker};
 use proptest::prelude::*;
@@ -99,6 +102,84 @@ fn each_reason_comes_from_the_facts_that_it_names() {
         &facts(&away),
         Reason::WorkersAway,
         "w: not heard for 20.0 s",
+    );
+}
+
+/// All of `worker` is held for `large` since three seconds.
+fn held_for(large: &Job, worker: &Worker) -> Reservation {
+    let capacity = worker.description.capacity;
+    Reservation {
+        worker: worker.id.clone(),
+        job: large.id,
+        account: large.account.clone(),
+        resources: common::job::Resources {
+            cpu_millis: capacity.cpu_millis,
+            memory_mib: capacity.memory_mib,
+            disk_mib: capacity.disk_mib,
+        },
+        since: ago(3),
+    }
+}
+
+#[test]
+fn room_that_is_held_for_a_larger_job_is_the_reason_and_names_only_a_job_of_the_same_account() {
+    let (job, large, w) = (queued(), queued(), worker("w"));
+    let one = fleet(vec![w.clone()], &[running("w", 10)]);
+    let seen = |job: &Job, reservation: &Reservation| {
+        let kept = KeptRooms::of(job, std::slice::from_ref(reservation));
+        let facts = Facts {
+            kept: Some(&kept),
+            ..facts(&one)
+        };
+        let (waiting, sentence) = waiting(job, &facts);
+        (waiting.reason, sentence)
+    };
+    let ours = held_for(&large, &w);
+    let (reason, sentence) = seen(&job, &ours);
+    assert_eq!(reason, Reason::Reserved);
+    let words = format!("w: its room is held for the larger job {} since 3.0 s", large.id);
+    assert!(sentence.contains(&words), "{sentence}");
+
+    let theirs = Reservation {
+        account: testing::account("another"),
+        ..ours.clone()
+    };
+    let (reason, sentence) = seen(&job, &theirs);
+    assert_eq!(reason, Reason::Reserved);
+    assert!(
+        sentence.contains("held for a larger job since 3.0 s") && !sentence.contains(&large.id.to_string()),
+        "{sentence}"
+    );
+
+    let (reason, _) = seen(&large, &ours);
+    assert_eq!(reason, Reason::NextInLine, "nothing is held from the job itself");
+    let little = Reservation {
+        resources: testing::spec().resources,
+        ..ours
+    };
+    let two_free = fleet(vec![w.clone()], &[]);
+    let kept = KeptRooms::of(&job, &[little]);
+    let facts = Facts {
+        kept: Some(&kept),
+        ..facts(&two_free)
+    };
+    expect(&job, &facts, Reason::NextInLine, "next");
+}
+
+#[test]
+fn a_busy_fleet_says_where_room_is_kept_for_the_job_itself() {
+    let (large, w) = (queued(), worker("w"));
+    let full = fleet(vec![w.clone()], &[running("w", 10), running("w", 20)]);
+    let kept = KeptRooms::of(&large, &[held_for(&large, &w)]);
+    let facts = Facts {
+        kept: Some(&kept),
+        ..facts(&full)
+    };
+    expect(
+        &large,
+        &facts,
+        Reason::WorkersBusy,
+        "What becomes free on w is kept for it.",
     );
 }
 
@@ -277,6 +358,7 @@ proptest! {
         (state, before) in (0u8..4, 0u64..4),
         running_max in proptest::option::of(0u32..4),
         placed in any::<bool>(),
+        kept in proptest::collection::vec((0usize..6, 1u32..1_500, any::<bool>()), 0..6),
     ) {
         let workers: Vec<Worker> = any.iter().enumerate().map(|(number, any)| any.worker(number)).collect();
         let live: HashSet<_> = workers.iter().zip(&any).filter(|(_, any)| any.live).filter_map(|(w, _)| w.session).collect();
@@ -301,7 +383,22 @@ proptest! {
             1 => JobState::Assigned { attempt, lease, since: ago(3) },
             _ => JobState::Queued { since: ago(3) },
         };
+        // one a worker at the most; its own is none
+        let reservations: std::collections::BTreeMap<usize, Reservation> = kept.iter().map(|(place, memory, own)| {
+            let large = queued();
+            let reservation = Reservation {
+                worker: worker(&format!("w{place}")).id,
+                job: if *own { job.id } else { large.id },
+                account: large.account,
+                resources: common::job::Resources { memory_mib: *memory, ..testing::spec().resources },
+                since: ago(1),
+            };
+            (*place, reservation)
+        }).collect();
+        let told: Vec<Reservation> = reservations.values().cloned().collect();
+        let rooms = KeptRooms::of(&job, &told);
         let facts = Facts {
+            kept: Some(&rooms),
             running_max,
             place: placed.then_some(Place { before, of: before + 1, account: before + 1, all: before + 2 }),
             ..facts(&fleet)
@@ -319,7 +416,12 @@ proptest! {
         let free = |n: usize| {
             let on = held.iter().filter(|job| job.state.lease().is_some_and(|lease| lease.worker == workers[n].id));
             let (slots, taken) = on.fold((0, 0), |(slots, taken), job| (slots + 1, taken + job.spec.resources.memory_mib));
-            any[n].slots > slots && any[n].memory >= taken + memory
+            (any[n].slots.saturating_sub(slots), any[n].memory.saturating_sub(taken))
+        };
+        let has_room = |n: usize| free(n).0 > 0 && free(n).1 >= memory;
+        let unkept = |n: usize| match reservations.get(&n).filter(|one| one.job != job.id) {
+            Some(one) => free(n).0 > 1 && free(n).1 >= one.resources.memory_mib + memory,
+            None => has_room(n),
         };
         let some = |good: &dyn Fn(usize) -> bool| (0..any.len()).any(good);
         let expected = match state {
@@ -328,8 +430,9 @@ proptest! {
             _ if any.is_empty() => Reason::NoWorkers,
             _ if !some(&suits) => Reason::NoWorkerFits,
             _ if running_max.is_some_and(|max| held.len() as u32 >= max) => Reason::AccountLimit,
-            _ if some(&|n| suits(n) && here(n) && !any[n].draining && any[n].ready && free(n)) =>
+            _ if some(&|n| suits(n) && here(n) && !any[n].draining && any[n].ready && unkept(n)) =>
                 if placed && before > 0 { Reason::WaitingForTurn } else { Reason::NextInLine },
+            _ if some(&|n| suits(n) && here(n) && !any[n].draining && any[n].ready && has_room(n)) => Reason::Reserved,
             _ if some(&|n| suits(n) && here(n) && !any[n].draining && any[n].ready) => Reason::WorkersBusy,
             _ if some(&|n| suits(n) && here(n) && !any[n].draining) => Reason::WorkersNotReady,
             _ if some(&|n| suits(n) && here(n)) => Reason::WorkersDraining,
@@ -341,7 +444,10 @@ proptest! {
             prop_assert_eq!(verdicts.shown.len(), any.len());
             for verdict in &verdicts.shown {
                 prop_assert!(!verdict.to_string().is_empty());
-                let lacking = matches!(verdict.kind, VerdictKind::Busy | VerdictKind::Unsuitable);
+                let lacking = matches!(
+                    verdict.kind,
+                    VerdictKind::Reserved | VerdictKind::Busy | VerdictKind::Unsuitable
+                );
                 prop_assert_eq!(lacking, !verdict.lacks.is_empty());
             }
         } else {

@@ -1,4 +1,5 @@
-//! Finds the jobs that [`Reservations`] are for, and drops reservations whose job does not wait any more.
+//! Finds the jobs that [`Reservations`] are for, drops reservations whose job does not wait any more, and tells what is
+//! held back, so that api can explain why others wait.
 //!
 //! Looked at now and then, and bounded: so many lanes a look, taking turns.
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use common::ids::JobId;
 use common::job::{Job, JobState};
-use common::queue::QueueEntry;
+use common::queue::{QueueEntry, Reservation};
 use common::store::StoreError;
 use common::time::Mono;
 
@@ -28,8 +29,13 @@ const ROWS_MAX: usize = 128;
 /// Reservations of one fleet: each is looked up in the queue in each look.
 const RESERVATIONS_MAX: usize = 32;
 
+/// What is held back is told again after this long, should the queue have lost it.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
+
 pub struct Keeper {
     pub reservations: Reservations,
+    /// None before the first time: an earlier leader's word still stands then.
+    told: Option<(Mono, Vec<Reservation>)>,
     looked: Mono,
     looks: usize,
 }
@@ -38,6 +44,7 @@ impl Keeper {
     pub fn new(now: Mono) -> Self {
         Self {
             reservations: Reservations::default(),
+            told: None,
             looked: now,
             looks: 0,
         }
@@ -61,6 +68,20 @@ impl Keeper {
             return Ok(());
         }
         self.looked = now;
+        self.look(context, board, share, terms, seats).await?;
+        self.tell(context, now).await;
+        Ok(())
+    }
+
+    async fn look(
+        &mut self,
+        context: &Context,
+        board: &mut Board,
+        share: &FairShare,
+        terms: &[Terms],
+        seats: &mut [Seat],
+    ) -> Result<(), StoreError> {
+        let settings = &context.config.queueing;
         self.drop_idle(context, board, terms).await?;
         let lanes = self.passed_over(board, share, terms, seats);
         if lanes.is_empty() {
@@ -78,15 +99,33 @@ impl Keeper {
                 continue;
             }
             let candidate = Candidate::new(job.id, entry.score, job.spec.clone());
-            if self
-                .reservations
-                .grant(&entry, &candidate, seats, settings.reserved_share)
-            {
+            if self.reservations.grant(
+                &entry,
+                &candidate,
+                seats,
+                settings.reserved_share,
+                context.clock.now(),
+            ) {
                 tracing::info!(job = %entry.job, since = ?entry.since(), "a worker is kept free for a job that waits too long");
                 served.push((account, lane));
             }
         }
         Ok(())
+    }
+
+    /// Only explanations hang on it, so a queue that does not take it is told later.
+    async fn tell(&mut self, context: &Context, now: Mono) {
+        let reservations = self.reservations.told();
+        let stands = self.told.as_ref().is_some_and(|(at, told)| {
+            *told == reservations && (told.is_empty() || now.since(*at) < TELL_AGAIN)
+        });
+        if stands {
+            return;
+        }
+        match context.stores.queue.tell_reservations(&reservations).await {
+            Ok(()) => self.told = Some((now, reservations)),
+            Err(error) => tracing::debug!(%error, "what is held back could not be told"),
+        }
     }
 
     /// Drops reservations of jobs that left the queue, that are not the head of their lane any more, or whose account

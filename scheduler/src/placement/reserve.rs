@@ -8,7 +8,7 @@
 //!
 //! A worker holds one reservation at the most, and of each pool only a share has one, so reservations cannot stop
 //! everything. They are granted in the order of fair share: an account that was just served waits for its next
-//! turn. Nothing of this is stored: a new leader grants anew, from how long the rows say that jobs have waited,
+//! turn. Nothing of this is stored (others are told of it, to explain their waiting): a new leader grants anew, from how long the rows say that jobs have waited,
 //! and picks the worker with the least left to wait for, which is the one that was being kept.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use common::ids::{JobId, PoolName, WorkerId};
 use common::job::Resources;
 use common::queue::QueueEntry;
+use common::time::Timestamp;
 
 use super::{Candidate, Kept, Seat};
 
@@ -23,6 +24,8 @@ use super::{Candidate, Kept, Seat};
 pub struct Reservation {
     pub entry: QueueEntry,
     pub resources: Resources,
+    /// When it was granted.
+    pub since: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +34,18 @@ pub struct Reservations(BTreeMap<WorkerId, Reservation>);
 impl Reservations {
     pub fn iter(&self) -> impl Iterator<Item = &Reservation> {
         self.0.values()
+    }
+
+    /// As others are told.
+    pub fn told(&self) -> Vec<common::queue::Reservation> {
+        let told = self.0.iter().map(|(worker, one)| common::queue::Reservation {
+            worker: worker.clone(),
+            job: one.entry.job,
+            account: one.entry.lane.account.clone(),
+            resources: one.resources,
+            since: one.since,
+        });
+        told.collect()
     }
 
     pub fn len(&self) -> usize {
@@ -82,7 +97,14 @@ impl Reservations {
 
     /// Keeps one worker for `job`, if there is one that could hold it when empty and the pool's share allows one more.
     /// `share` 4 stands for a quarter of a pool's workers, and for one at least.
-    pub fn grant(&mut self, entry: &QueueEntry, job: &Candidate, seats: &mut [Seat], share: usize) -> bool {
+    pub fn grant(
+        &mut self,
+        entry: &QueueEntry,
+        job: &Candidate,
+        seats: &mut [Seat],
+        share: usize,
+        now: Timestamp,
+    ) -> bool {
         let wanted = job.resources();
         if self.holds(job.job) || !self.has_share(job.pool(), seats, share) {
             return false;
@@ -99,6 +121,7 @@ impl Reservations {
         let reservation = Reservation {
             entry: entry.clone(),
             resources: wanted,
+            since: now,
         };
         self.0.insert(seat.worker.clone(), reservation);
         true

@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use common::ids::WorkerId;
 use common::lifecycle::testing::{account, spec};
 use common::queue::{ClassKey, Lane, QueueEntry};
+use common::time::Timestamp;
 use common::worker::Capacity;
 use proptest::prelude::*;
 
 use super::*;
+
+/// When reservations are granted here.
+const AT: Timestamp = Timestamp::from_millis(7);
 
 fn seat(name: &str, pool: &str, label: Option<&str>, slots: u32, memory_mib: u32) -> Seat {
     Seat {
@@ -234,8 +238,11 @@ fn what_is_kept_for_a_job_goes_to_nobody_else_and_what_is_beyond_goes_to_all() {
     }
     let large = candidate(100, "default", None, 800);
     let mut reservations = Reservations::default();
-    assert!(reservations.grant(&entry(&large), &large, &mut seats, 4));
-    assert!(!reservations.grant(&entry(&large), &large, &mut seats, 4), "once");
+    assert!(reservations.grant(&entry(&large), &large, &mut seats, 4, AT));
+    assert!(
+        !reservations.grant(&entry(&large), &large, &mut seats, 4, AT),
+        "once"
+    );
     let parties = || {
         vec![
             party("large", vec![heads(vec![large.clone()])]),
@@ -291,7 +298,7 @@ fn reservations_take_the_worker_with_least_to_wait_for_and_only_a_share_of_a_poo
     let mut kept = Vec::new();
     for number in 1..=4 {
         let large = candidate(number, "default", None, 800);
-        if reservations.grant(&entry(&large), &large, &mut seats, 4) {
+        if reservations.grant(&entry(&large), &large, &mut seats, 4, AT) {
             let of = seats
                 .iter()
                 .find(|seat| seat.kept.is_some_and(|kept| kept.job == large.job));
@@ -301,11 +308,11 @@ fn reservations_take_the_worker_with_least_to_wait_for_and_only_a_share_of_a_poo
     assert_eq!(kept, ["w3", "w7"], "two of nine");
     let elsewhere = candidate(9, "other", None, 800);
     assert!(
-        reservations.grant(&entry(&elsewhere), &elsewhere, &mut seats, 4),
+        reservations.grant(&entry(&elsewhere), &elsewhere, &mut seats, 4, AT),
         "a pool of one worker has one"
     );
     let nowhere = candidate(10, "other", Some("one"), 800);
-    assert!(!reservations.grant(&entry(&nowhere), &nowhere, &mut seats, 1));
+    assert!(!reservations.grant(&entry(&nowhere), &nowhere, &mut seats, 1, AT));
     reservations.release(JobId::from_u128(1));
     reservations.mark(&mut seats);
     assert_eq!(seats.iter().filter(|seat| seat.kept.is_some()).count(), 2);
@@ -317,7 +324,7 @@ fn a_reservation_ends_with_its_worker_or_when_that_has_become_too_small() {
     let fleet = |memory| vec![seat("w", "default", None, 4, memory)];
     for after in [vec![], fleet(700), vec![seat("v", "default", None, 4, 1_000)]] {
         let mut reservations = Reservations::default();
-        assert!(reservations.grant(&entry(&large), &large, &mut fleet(1_000), 4));
+        assert!(reservations.grant(&entry(&large), &large, &mut fleet(1_000), 4, AT));
         let (mut same, mut after) = (fleet(1_000), after);
         reservations.mark(&mut same);
         assert!(same[0].kept.is_some());

@@ -12,7 +12,7 @@ use common::ids::{JobId, UserId};
 use common::job::{Job, Priority, StateName};
 use common::lifecycle::testing::{account, spec};
 use common::protocol::{ResultVerdict, ToWorker};
-use common::queue::{Lane, QueueEntry};
+use common::queue::{Lane, QueueEntry, Reservation};
 use common::store::{Build, JobQuery, JobQueue, NewJob, StoreError};
 use common::time::{SharedClock, SystemClock};
 use storage::conformance::redis_server::RedisServer;
@@ -239,6 +239,14 @@ impl JobQueue for Gated {
 
     async fn mark_built(&self, build: &Build) -> Result<bool, StoreError> {
         self.queue.mark_built(build).await
+    }
+
+    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError> {
+        self.queue.tell_reservations(reservations).await
+    }
+
+    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError> {
+        self.queue.reservations().await
     }
 
     async fn clear(&self) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use common::explain::{Detail, Facts, Fleet, Holding, KeptRooms, Reason, explain};
 use common::ids::{AccountId, JobId, UserId};
 use common::job::{Job, JobSpec, Resources, StateName};
 use common::lifecycle::testing::{account, spec};
@@ -266,6 +267,78 @@ async fn without_a_reservation_it_would_wait_for_ever_and_one_that_is_cancelled_
         match lanes.iter().any(|(lane, _)| lane.account == account("large")) {
             false => Ok(()),
             true => Err(lanes.len()),
+        }
+    })
+    .await;
+}
+
+/// Why the job waits, by what api reads: rows, and what the leader has told.
+async fn why(ring: &Ring, id: JobId) -> (Reason, String) {
+    let stores = &ring.stores;
+    let live = stores.workers.live_sessions().await.unwrap();
+    let live = live.into_iter().map(|session| session.id).collect();
+    let held = stores.jobs.held(&Held::Any, None, 100).await.unwrap();
+    let held = held.iter().filter_map(Holding::of).collect();
+    let fleet = Fleet::new(stores.workers.list().await.unwrap(), &live, held, false);
+    let job = ring.job(id).await;
+    let kept = KeptRooms::of(&job, &stores.queue.reservations().await.unwrap());
+    let facts = Facts {
+        now: ring.clock.now(),
+        contact: Duration::from_secs(600),
+        fleet: &fleet,
+        running_max: None,
+        place: None,
+        typical: None,
+        kept: Some(&kept),
+    };
+    let explanation = explain(&job, &facts);
+    match explanation.detail {
+        Detail::Waiting(waiting) => (waiting.reason, explanation.sentence),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_small_job_that_waits_for_room_held_back_says_so_until_the_large_one_has_gone() {
+    let (ring, mut agent) = endless_small(Duration::ZERO).await;
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        running.push(agent.hear_assignment().await);
+    }
+    let large_id = ring.submit_for(&account("large"), large()).await;
+    let last = ring.submit_for(&account("small"), spec()).await;
+    assert_eq!(why(&ring, last).await.0, Reason::WorkersBusy);
+    // Small ones take what becomes free, until it is kept.
+    while running.len() == 4 {
+        let done = running.remove(0);
+        agent.exit_keeping(&done, &mut running).await;
+        while running.len() < 4
+            && let Ok(next) = tokio::time::timeout(Duration::from_secs(3), agent.hear_assignment()).await
+        {
+            running.push(next);
+        }
+    }
+    let words = "its room is held for a larger job since";
+    until("the room that is held back to be told", || async {
+        match why(&ring, last).await {
+            (Reason::Reserved, sentence) if sentence.contains(words) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let cancel = common::lifecycle::JobEvent::CancelAsked(common::job::CancelRequest {
+        by: common::job::CancelledBy::System,
+        why: None,
+        at: ring.clock.now(),
+    });
+    ring.jobs.apply(large_id, cancel).await.unwrap();
+    while running.len() < 4 {
+        running.push(agent.hear_assignment().await);
+    }
+    until("it to be told that nothing is held back", || async {
+        match why(&ring, last).await {
+            (Reason::WorkersBusy, _) => Ok(()),
+            other => Err(other),
         }
     })
     .await;

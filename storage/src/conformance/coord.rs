@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::ids::JobId;
 use common::lifecycle::testing;
-use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry, Reservation};
 use common::store::{Quota, Topic};
 use common::time::Clock;
 
@@ -149,6 +149,31 @@ pub async fn the_queue_starts_unbuilt_and_forgets(backend: &mut impl Backend) {
     queue.clear().await.unwrap();
     assert!(!queue.is_built().await.unwrap());
     assert_eq!(queue.len().await.unwrap(), 0);
+}
+
+pub async fn what_is_held_back_is_told_anew_each_time_and_forgotten_with_the_queue(
+    backend: &mut impl Backend,
+) {
+    let queue = backend.stores().queue;
+    assert!(queue.reservations().await.unwrap().is_empty());
+    let job = testing::job(testing::spec());
+    let reservation = |worker: &str| Reservation {
+        worker: testing::worker(worker).id,
+        job: job.id,
+        account: job.account.clone(),
+        resources: job.spec.resources,
+        since: common::time::Timestamp::from_millis(5),
+    };
+    let two = [reservation("w1"), reservation("w2")];
+    queue.tell_reservations(&two).await.unwrap();
+    assert_eq!(queue.reservations().await.unwrap(), two);
+    queue.tell_reservations(&two[1..]).await.unwrap();
+    assert_eq!(queue.reservations().await.unwrap(), two[1..]);
+    queue.tell_reservations(&[]).await.unwrap();
+    assert!(queue.reservations().await.unwrap().is_empty());
+    queue.tell_reservations(&two).await.unwrap();
+    queue.clear().await.unwrap();
+    assert!(queue.reservations().await.unwrap().is_empty());
 }
 
 pub async fn a_lane_is_there_as_long_as_something_waits_in_it(backend: &mut impl Backend) {

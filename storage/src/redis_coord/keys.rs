@@ -21,6 +21,8 @@ pub struct Keys {
     pub lane_sets: String,
     /// The mark that a rebuild of the queue began with.
     pub build: String,
+    /// What the leader holds back for jobs that have waited too long.
+    pub reservations: String,
     /// The server's run on which the queue was whole.
     pub built: String,
     /// When the nonces' store was born, and on which run of the server.
@@ -44,6 +46,7 @@ impl Keys {
                 accounts: format!("{tag}queue:accounts"),
                 lane_sets: format!("{tag}queue:lane:"),
                 build: format!("{tag}queue:build"),
+                reservations: format!("{tag}queue:reservations"),
                 built: format!("{tag}queue:built"),
                 born: format!("{tag}nonces:born"),
                 hints: format!("{tag}hints"),

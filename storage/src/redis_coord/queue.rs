@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use common::ids::JobId;
-use common::queue::{CLASSES_PER_ACCOUNT_MAX, Lane, QueueEntry};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, Lane, QueueEntry, Reservation};
 use common::store::{Build, JobQueue, StoreError};
 use redis::{Cmd, Script};
 
@@ -146,6 +146,23 @@ impl JobQueue for Queue {
         Ok(marked && server.run == run)
     }
 
+    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError> {
+        let text = serde_json::to_string(reservations).map_err(unreadable)?;
+        let mut set = redis::cmd("SET");
+        set.arg(&self.0.keys.reservations).arg(text);
+        self.0.link.command::<()>(&set).await
+    }
+
+    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError> {
+        let mut get = redis::cmd("GET");
+        get.arg(&self.0.keys.reservations);
+        let text: Option<String> = self.0.link.command(&get).await?;
+        text.map_or_else(
+            || Ok(Vec::new()),
+            |text| serde_json::from_str(&text).map_err(unreadable),
+        )
+    }
+
     async fn clear(&self) -> Result<(), StoreError> {
         let keys = &self.0.keys;
         let named = [
@@ -154,9 +171,17 @@ impl JobQueue for Queue {
             &*keys.accounts,
             &*keys.build,
             &*keys.built,
+            &*keys.reservations,
         ];
         let clear = scripts::call(&scripts::CLEAR, &named, &keys.lane_sets);
         self.0.link.command(&clear).await
+    }
+}
+
+fn unreadable(error: serde_json::Error) -> StoreError {
+    StoreError::Corrupt {
+        what: "the queue's reservations".to_owned(),
+        source: Some(Box::new(error)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use common::ids::{AccountId, JobId};
-use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry, Reservation};
 use common::store::{Build, JobQueue, StoreError};
 
 use super::held;
@@ -24,6 +24,7 @@ struct State {
     /// The last making, unless what it made was lost.
     build: Option<u64>,
     built: bool,
+    reservations: Vec<Reservation>,
 }
 
 /// None is empty.
@@ -156,6 +157,15 @@ impl JobQueue for Queue {
         let is_there = state.build.is_some_and(|last| last.to_string() == build.as_str());
         state.built |= is_there;
         Ok(is_there)
+    }
+
+    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError> {
+        held(&self.0).reservations = reservations.to_vec();
+        Ok(())
+    }
+
+    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError> {
+        Ok(held(&self.0).reservations.clone())
     }
 
     async fn clear(&self) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::ids::{AccountId, JobId};
-use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry, Reservation};
 use common::store::{Build, JobQueue, LeaderLock, Nonces, Quota, RateDecision, RateLimiter, StoreError};
 use common::time::{Mono, Timestamp};
 
@@ -29,6 +29,7 @@ struct Queue {
     /// The making that has begun last.
     build: Option<u64>,
     built: bool,
+    reservations: Vec<Reservation>,
 }
 
 /// No set is empty.
@@ -313,6 +314,19 @@ impl JobQueue for Client {
             Ok(is_last)
         })
         .await
+    }
+
+    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError> {
+        let told = reservations.to_vec();
+        self.coord("tell_reservations", move |coord, _| {
+            coord.queue.reservations = told
+        })
+        .await
+    }
+
+    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError> {
+        self.coord("reservations", |coord, _| coord.queue.reservations.clone())
+            .await
     }
 
     async fn clear(&self) -> Result<(), StoreError> {
