@@ -9,7 +9,9 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::attempt::{NotStartedReason, OutcomeClass};
 use crate::explain::{Method, Reason, VerdictKind};
 use crate::identity::Role;
-use crate::ids::{AccountId, ApiKeyId, AttemptId, FileId, JobId, NAME_LEN_MAX, PoolName, UserId, WorkerId};
+use crate::ids::{
+    AccountId, ApiKeyId, AttemptId, FileId, JobId, NAME_LEN_MAX, PoolName, SessionId, UserId, WorkerId,
+};
 use crate::job::{Command, StateName};
 use crate::log::Stream;
 use crate::time::Timestamp;
@@ -32,6 +34,7 @@ macro_rules! schema {
 
 schema!(JobId, "JobId", made(JobId::PREFIX));
 schema!(AttemptId, "AttemptId", made(AttemptId::PREFIX));
+schema!(SessionId, "SessionId", made(SessionId::PREFIX));
 schema!(FileId, "FileId", made(FileId::PREFIX));
 schema!(ApiKeyId, "ApiKeyId", made(ApiKeyId::PREFIX));
 schema!(AccountId, "AccountId", given());

@@ -1,20 +1,89 @@
 //! I4, I4b and I11: one attempt at a time, in the rows and in the world, and not more of them than a job may have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::job::ATTEMPTS_KEPT;
 use common::retry::INFRA_RETRIES_MAX;
 
 use super::jobs::nanos;
-use super::{History, Row, Run, Violation};
+use common::ids::{AttemptId, JobId};
+
+use super::{AttemptRow, History, Nanos, Row, Run, Violation};
 
 pub fn one_at_a_time(history: &History) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (job, readings) in history.readings() {
         let broken = readings.iter().find_map(|(_, row)| in_order(row));
+        let broken = broken.or_else(|| written_in_order(&readings));
         violations.extend(broken.map(|what| Violation { job: Some(job), what }));
     }
+    violations.extend(shared_attempts(history));
+    violations
+}
+
+/// In the order in which the row was written, whoever read it when: a leader's term never falls, so no leader wrote after
+/// a later one; and what was once an attempt's stays that attempt's.
+fn written_in_order(readings: &[(Nanos, &Row)]) -> Option<String> {
+    let mut rows: Vec<&Row> = readings.iter().map(|(_, row)| *row).collect();
+    rows.sort_by_key(|row| row.revision);
+    let mut known: BTreeMap<u32, &AttemptRow> = BTreeMap::new();
+    for pair in rows.windows(2) {
+        let [before, after] = pair else { continue };
+        if before.revision == after.revision
+            && (before.epoch, &before.attempts) != (after.epoch, &after.attempts)
+        {
+            return Some(format!("revision {} was read in two ways", after.revision));
+        }
+        if after.epoch < before.epoch {
+            return Some(format!(
+                "the term {} wrote revision {}, after the later term {} had written {}",
+                after.epoch, after.revision, before.epoch, before.revision
+            ));
+        }
+        if after.attempts_total < before.attempts_total {
+            return Some(format!(
+                "{} attempts were counted, and {} later",
+                before.attempts_total, after.attempts_total
+            ));
+        }
+    }
+    for attempt in rows.iter().flat_map(|row| &row.attempts) {
+        let first = *known.entry(attempt.number).or_insert(attempt);
+        let lease = |attempt: &AttemptRow| (attempt.id, attempt.worker.clone(), attempt.session);
+        if lease(first) != lease(attempt) {
+            return Some(format!(
+                "attempt {} is {} on {} in {}, and {} on {} in {}",
+                attempt.number,
+                first.id,
+                first.worker,
+                first.session,
+                attempt.id,
+                attempt.worker,
+                attempt.session
+            ));
+        }
+    }
+    None
+}
+
+/// An id is one attempt's of one job.
+fn shared_attempts(history: &History) -> Vec<Violation> {
+    let mut owners: BTreeMap<AttemptId, (JobId, u32)> = BTreeMap::new();
+    let mut violations = Vec::new();
+    for (job, readings) in history.readings() {
+        for attempt in readings.iter().flat_map(|(_, row)| &row.attempts) {
+            let (owner, number) = *owners.entry(attempt.id).or_insert((job, attempt.number));
+            if (owner, number) != (job, attempt.number) {
+                let what = format!(
+                    "{} is attempt {number} of {owner}, and attempt {} of this",
+                    attempt.id, attempt.number
+                );
+                violations.push(Violation { job: Some(job), what });
+            }
+        }
+    }
+    violations.dedup();
     violations
 }
 
@@ -95,8 +164,10 @@ pub fn within_budget(history: &History) -> Vec<Violation> {
 mod tests {
     use std::time::Duration;
 
+    use common::ids::{AttemptId, SessionId};
     use common::job::StateName::{Failed, Running, Succeeded};
 
+    use super::super::AttemptRow;
     use super::super::testing::{Story, attempt, attempt_between, broken};
     use crate::history::Invariant::{I4, I4b, I11};
 
@@ -119,6 +190,47 @@ mod tests {
             .row(1, "a", Running, &both)
             .row(2, "a", Succeeded, &[first]);
         assert!(broken(&bad, I4)[0].contains("began before"));
+    }
+
+    #[test]
+    fn no_leader_writes_after_a_later_one_whoever_read_when() {
+        let (first, second) = (attempt_between(1, 10, Some(20)), attempt_between(2, 21, None));
+        let both = [first.clone(), second.clone()];
+        let open = [attempt_between(1, 10, None)];
+        // read late, but written early
+        let good = Story::new()
+            .row_written(1, "a", &open, (2, 1))
+            .row_written(2, "a", &both, (5, 3))
+            .row_written(3, "a", &open, (3, 2));
+        assert_eq!(broken(&good, I4), Vec::<String>::new());
+        let stale = good.clone().row_written(4, "a", &both, (6, 2));
+        assert!(broken(&stale, I4)[0].contains("the term 2 wrote revision 6, after the later term 3"));
+        let twice = good.clone().row_written(4, "a", &both, (5, 4));
+        assert!(broken(&twice, I4)[0].contains("revision 5 was read in two ways"));
+        let fewer = good.row_written(4, "a", &[first], (6, 3));
+        assert!(broken(&fewer, I4)[0].contains("2 attempts were counted, and 1 later"));
+    }
+
+    #[test]
+    fn a_number_is_one_attempt_and_an_id_is_one_jobs() {
+        let one = attempt_between(1, 10, None);
+        let story = Story::new().row_written(1, "a", std::slice::from_ref(&one), (1, 1));
+        let elsewhere = AttemptRow {
+            session: SessionId::from_u128(2),
+            ..one.clone()
+        };
+        let other = AttemptRow {
+            id: AttemptId::from_u128(9),
+            ..one.clone()
+        };
+        for changed in [elsewhere, other.clone()] {
+            let bad = story.clone().row_written(2, "a", &[changed], (2, 1));
+            assert!(broken(&bad, I4)[0].contains("attempt 1 is"));
+        }
+        let apart = story.clone().row_written(2, "b", &[other], (2, 1));
+        assert_eq!(broken(&apart, I4), Vec::<String>::new());
+        let shared = story.row_written(2, "b", &[one], (2, 1));
+        assert!(broken(&shared, I4)[0].contains("and attempt 1 of this"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A job's row as a history keeps it: what the laws ask for, and a hash of all the rest.
 
 use common::api_types::{AttemptView, JobView};
-use common::ids::{AttemptId, JobId, WorkerId};
+use common::ids::{AttemptId, JobId, SessionId, WorkerId};
 use common::job::StateName;
 use common::time::Timestamp;
 use data_encoding::HEXLOWER;
@@ -19,6 +19,10 @@ pub struct Row {
     pub attempts_total: u32,
     pub retries_max: u32,
     pub infra_retries: u32,
+    /// One more with each write.
+    pub revision: u64,
+    /// The term of the leader that wrote last.
+    pub epoch: u64,
     /// Of everything that a reader sees of the job.
     pub hash: String,
 }
@@ -28,6 +32,7 @@ pub struct AttemptRow {
     pub id: AttemptId,
     pub number: u32,
     pub worker: WorkerId,
+    pub session: SessionId,
     pub assigned_at: Timestamp,
     pub ended_at: Option<Timestamp>,
     /// The word of its outcome.
@@ -47,6 +52,8 @@ impl From<&JobView> for Row {
             attempts_total: job.attempts_total,
             retries_max: job.spec.retry.max_retries.unwrap_or(0),
             infra_retries: job.infra_retries,
+            revision: job.revision,
+            epoch: job.epoch,
             hash: HEXLOWER.encode(&Sha256::digest(text)),
         }
     }
@@ -58,6 +65,7 @@ impl From<&AttemptView> for AttemptRow {
             id: attempt.id,
             number: attempt.number,
             worker: attempt.worker.clone(),
+            session: attempt.session,
             assigned_at: attempt.assigned_at,
             ended_at: attempt.ended_at,
             outcome: attempt.outcome.as_ref().map(|outcome| outcome.kind.clone()),

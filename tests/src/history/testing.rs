@@ -1,6 +1,6 @@
 //! Histories made by hand, in seconds, for the tests of the laws.
 
-use common::ids::{AttemptId, JobId, WorkerId};
+use common::ids::{AttemptId, JobId, SessionId, WorkerId};
 use common::job::StateName;
 use common::log::Stream;
 use common::time::Timestamp;
@@ -35,6 +35,7 @@ pub fn attempt_between(number: u32, assigned_at: i64, ended_at: Option<i64>) -> 
         id: AttemptId::from_u128(u128::from(number)),
         number,
         worker: WorkerId::new("w").unwrap(),
+        session: SessionId::from_u128(1),
         assigned_at: Timestamp::from_millis(assigned_at),
         ended_at: ended_at.map(Timestamp::from_millis),
         outcome: ended_at.map(|_| "worker_lost".to_owned()),
@@ -91,6 +92,25 @@ impl Story {
         self.row_of(job(key), second, key, state, attempts)
     }
 
+    /// As [`Story::row`], of a row that was written so often, last in this term.
+    pub fn row_written(
+        self,
+        second: u64,
+        key: &str,
+        attempts: &[AttemptRow],
+        (revision, epoch): (u64, u64),
+    ) -> Self {
+        let mut story = self.row(second, key, StateName::Running, attempts);
+        if let Some(Line {
+            event: Event::Row { row },
+            ..
+        }) = story.0.last_mut()
+        {
+            (row.revision, row.epoch) = (revision, epoch);
+        }
+        story
+    }
+
     pub fn row_of(
         self,
         job: JobId,
@@ -107,6 +127,8 @@ impl Story {
             attempts_total: u32::try_from(attempts.len()).unwrap(),
             retries_max: 0,
             infra_retries: 0,
+            revision: second,
+            epoch: 1,
             hash: format!("{state} {attempts:?}"),
         };
         self.tell(second, Event::Row { row: Box::new(row) })

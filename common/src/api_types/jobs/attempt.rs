@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::api_types::{ArtifactView, EndingView, INTEGER_MAX};
 use crate::attempt::{Attempt, NotStartedReason, Outcome, Timings};
 use crate::explain::Ending;
-use crate::ids::{AttemptId, WorkerId};
+use crate::ids::{AttemptId, SessionId, WorkerId};
 use crate::job::Job;
 use crate::log::{LogEnd, MissingLogs, Stream};
 use crate::time::Timestamp;
@@ -68,6 +68,8 @@ pub struct AttemptView {
     #[schema(maximum = 4294967295u64)]
     pub number: u32,
     pub worker: WorkerId,
+    /// The worker's session that it was given to; it ends with that at the latest.
+    pub session: SessionId,
     pub assigned_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
@@ -102,6 +104,7 @@ impl AttemptView {
             id: attempt.id,
             number: attempt.number,
             worker: attempt.lease.worker.clone(),
+            session: attempt.lease.session,
             assigned_at: attempt.assigned_at,
             started_at: attempt.started_at,
             ended_at: end.map(|end| end.at),

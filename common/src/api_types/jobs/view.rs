@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{AttemptView, OutcomeView, SubmitJob};
-use crate::api_types::{EndingView, WillWaitView};
+use crate::api_types::{EndingView, INTEGER_MAX, WillWaitView};
 use crate::attempt::Outcome;
 use crate::explain::Ending;
 use crate::ids::{AccountId, JobId, UserId, WorkerId};
@@ -51,6 +51,14 @@ pub struct JobView {
     pub user_retries: u32,
     #[schema(maximum = 4294967295u64)]
     pub infra_retries: u32,
+    /// Counts the changes of the row, each one more.
+    #[serde(default)]
+    #[schema(maximum = 9007199254740991u64)]
+    pub revision: u64,
+    /// The term of the leader that wrote the row last; never falls.
+    #[serde(default)]
+    #[schema(maximum = 9007199254740991u64)]
+    pub epoch: u64,
     /// The request, with defaults filled in.
     pub spec: SubmitJob,
 }
@@ -101,6 +109,8 @@ impl From<&Job> for JobView {
             attempts_total: job.attempts_total,
             user_retries: job.user_retries,
             infra_retries: job.infra_retries,
+            revision: job.revision.0.min(INTEGER_MAX),
+            epoch: job.epoch.0.min(INTEGER_MAX),
             spec: SubmitJob::from(&*job.spec),
         }
     }
