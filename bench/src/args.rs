@@ -27,6 +27,8 @@ pub enum Measure {
     Output(OutputArgs),
     /// Memory at rest and with many jobs waiting, and the time to start with them
     Memory(MemoryArgs),
+    /// How much jobs that no worker fits delay one that fits
+    Unfit(UnfitArgs),
     /// The same number of jobs through BullMQ on Redis (installs it by npm)
     Peers(PeersArgs),
     /// Separate programs: the leader killed again and again, until work is given out anew
@@ -51,6 +53,7 @@ impl Measure {
             Self::Throughput(_) => "throughput",
             Self::Output(_) => "output",
             Self::Memory(_) => "memory",
+            Self::Unfit(_) => "unfit",
             Self::Peers(_) => "peers",
             Self::Failover(_) => "failover",
             Self::Flush(_) => "flush",
@@ -70,6 +73,7 @@ impl Measure {
                 Self::Throughput(ThroughputArgs::default()),
                 Self::Output(OutputArgs::default()),
                 Self::Memory(MemoryArgs::default()),
+                Self::Unfit(UnfitArgs::default()),
                 Self::Peers(PeersArgs::default()),
                 Self::Failover(FailoverArgs::default()),
                 Self::Flush(FlushArgs::default()),
@@ -99,6 +103,7 @@ defaults! {
     ThroughputArgs { jobs: 60_000, agents: 4, slots: 250, submitters: 4, batch: 1_000 }
     OutputArgs { mib: 1_024 }
     MemoryArgs { jobs: 100_000 }
+    UnfitArgs { jobs: 100_000, samples: 300, warm_up: 20 }
     PeersArgs { jobs: 60_000 }
     FailoverArgs { kills: 20, seed: 1 }
     FlushArgs { jobs: vec![10_000, 1_000_000] }
@@ -156,6 +161,19 @@ pub struct MemoryArgs {
     /// Jobs that wait
     #[arg(long, default_value_t = Self::default().jobs)]
     pub jobs: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct UnfitArgs {
+    /// Jobs that wait and that no worker fits
+    #[arg(long, default_value_t = Self::default().jobs)]
+    pub jobs: usize,
+    /// Jobs that fit, of each side
+    #[arg(long, default_value_t = Self::default().samples)]
+    pub samples: usize,
+    /// Jobs before them that do not count
+    #[arg(long, default_value_t = Self::default().warm_up)]
+    pub warm_up: usize,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::api_types::{
-    BulkAnswer, CancelRequestBody, CommandBody, EndEvent, JobView, LoginAnswer, StateCounts, SubmitBulk,
-    SubmitJob, WorkerList, event, paths,
+    AccountView, BulkAnswer, CancelRequestBody, CommandBody, CreateAccount, CreateUser, EndEvent, JobView,
+    LoginAnswer, StateCounts, SubmitBulk, SubmitJob, UserView, WorkerList, event, paths,
 };
-use common::ids::JobId;
+use common::identity::Role;
+use common::ids::{AccountId, JobId};
 use common::job::StateName;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Serialize;
@@ -18,7 +19,7 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(600);
 /// For a worker to appear after its start.
 const WORKERS_WITHIN: Duration = Duration::from_secs(30);
 /// Jobs a request: the most that one may carry.
-const BULK_MAX: usize = 1_000;
+pub const BULK_MAX: usize = 1_000;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone)]
@@ -38,11 +39,37 @@ impl Client {
         } else {
             format!("http://{address}")
         };
+        Self::sign_in_as(base, "admin", password).await
+    }
+
+    /// As a new user of a new account, both of this name; this client is an administrator's.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn sign_in_beside(&self, name: &str, password: &str, role: Role) -> anyhow::Result<Self> {
+        let account = AccountId::new(name)?;
+        let wanted = CreateAccount {
+            id: account.clone(),
+            name: name.to_owned(),
+            plan: None,
+        };
+        let _: AccountView = self.post(paths::ACCOUNTS, &wanted).await?;
+        let wanted = CreateUser {
+            username: name.to_owned(),
+            password: password.to_owned(),
+            role,
+            account,
+        };
+        let _: UserView = self.post(paths::USERS, &wanted).await?;
+        Ok(Self::sign_in_as(self.base.clone(), name, password).await?.0)
+    }
+
+    async fn sign_in_as(base: String, user: &str, password: &str) -> anyhow::Result<(Self, String)> {
         let open = Self {
             http: reqwest::Client::builder().no_proxy().build()?,
             base: base.clone(),
         };
-        let body = serde_json::json!({ "username": "admin", "password": password });
+        let body = serde_json::json!({ "username": user, "password": password });
         let answer: LoginAnswer = open.post(paths::LOGIN, &body).await?;
         let mut headers = HeaderMap::new();
         headers.insert(

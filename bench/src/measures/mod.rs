@@ -12,6 +12,7 @@ mod memory;
 mod output;
 mod peers;
 mod throughput;
+mod unfit;
 
 use crate::args::Measure;
 use crate::report::Findings;
@@ -25,6 +26,7 @@ pub async fn run(measure: &Measure) -> anyhow::Result<Findings> {
         Measure::Throughput(args) => Box::pin(throughput::run(args)).await,
         Measure::Output(args) => Box::pin(output::run(args)).await,
         Measure::Memory(args) => Box::pin(memory::run(args)).await,
+        Measure::Unfit(args) => Box::pin(unfit::run(args)).await,
         Measure::Peers(args) => Box::pin(peers::run(args)).await,
         Measure::Failover(args) => Box::pin(failover::run(args)).await,
         Measure::Flush(args) => Box::pin(flush::run(args)).await,
