@@ -75,7 +75,7 @@ impl Fleet {
     }
 
     async fn start_by(size: Size, redis: RedisServer, apart: bool) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("jw-fleet-").tempdir()?;
+        let folder = crate::place::folder("fleet")?;
         // Kills count here, and what was acknowledged has to be on the disk by then.
         let mongo = Server::with(&["--sync-on-commit"]).await;
         let environment = Environment {

@@ -50,7 +50,7 @@ impl Inside {
     /// # Errors
     /// When the copy cannot be made or is no good store.
     pub async fn of(cluster: &Cluster) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("jw-inside-").tempdir()?;
+        let folder = crate::place::folder("inside")?;
         copy_frozen(cluster, folder.path())?;
         let store = StoreConfig::Embedded {
             folder: folder.path().to_owned(),

@@ -15,6 +15,7 @@ pub mod history;
 pub mod images;
 pub mod inside;
 pub mod marked;
+pub mod place;
 pub mod process;
 pub mod proxy;
 pub mod replay;

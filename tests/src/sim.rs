@@ -23,11 +23,16 @@ use worker_agent::{Config, ServerUrl};
 
 use crate::client::argv;
 use crate::cluster::Cluster;
+use crate::place;
 
 /// Only simulated agents are in it.
 pub const POOL: &str = "sim";
 /// What each of its jobs prints.
 pub const OUTPUT: &[u8] = b"simulated\n";
+
+/// How often a folder is removed that comes back, and the pause before it is looked at: an agent ends within a second.
+const REMOVALS_MAX: usize = 100;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// As `up` keeps it.
 #[derive(Deserialize)]
@@ -38,7 +43,7 @@ struct Kept {
 #[derive(Debug)]
 pub struct Simulated {
     tasks: Tasks,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Simulated {
@@ -70,7 +75,7 @@ impl Simulated {
     /// # Errors
     /// When it finds no folder.
     pub fn by_key(key: WorkerKey, address: SocketAddr, slots: u32, runs_for: Duration) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("jw-sim-").tempdir()?;
+        let folder = place::folder("sim")?;
         let server = ServerUrl::parse(&format!("ws://{address}"), false)?;
         let mut config = Config::new(key, server, folder.path().to_owned());
         config.pool = PoolName::new(POOL)?;
@@ -94,10 +99,7 @@ impl Simulated {
                 println!("the simulated agent ended: {error}");
             }
         });
-        Ok(Self {
-            tasks,
-            _folder: folder,
-        })
+        Ok(Self { tasks, folder })
     }
 
     /// # Errors
@@ -108,6 +110,25 @@ impl Simulated {
             bail!("the simulated agent does not end");
         }
         Ok(())
+    }
+}
+
+impl Drop for Simulated {
+    /// Of one that was not stopped, because its test has failed: what it is writing would come back behind the removal.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a drop cannot await; it looks at a condition, with a deadline"
+    )]
+    fn drop(&mut self) {
+        self.tasks.stop();
+        for _ in 0..REMOVALS_MAX {
+            // its error is looked for in what is there
+            let _ = std::fs::remove_dir_all(self.folder.path());
+            std::thread::sleep(REMOVAL_PAUSE);
+            if !self.folder.path().exists() {
+                return;
+            }
+        }
     }
 }
 

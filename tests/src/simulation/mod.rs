@@ -87,10 +87,8 @@ pub fn run(plan: Plan) -> Outcome {
     } else {
         std::env::temp_dir()
     };
-    let folder = tempfile::Builder::new()
-        .prefix("jw-simulation-")
-        .tempdir_in(place)
-        .expect("there is room for the agents' folders");
+    let folder =
+        crate::place::folder_in(&place, "simulation").expect("there is room for the agents' folders");
     let history = Arc::new(History::default());
     let (told, path) = (Arc::clone(&history), folder.path().to_owned());
     machine::run(seed, move || async move {
