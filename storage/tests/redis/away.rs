@@ -165,16 +165,21 @@ async fn while_a_server_is_stopped_every_call_is_answered_in_time() {
     hears_again(&program, &mut heard).await;
 }
 
-#[tokio::test]
-async fn a_link_that_swallows_everything_is_left_for_a_new_one() {
-    let server = RedisServer::start().await;
-    let proxy = Proxy::to(server.port()).await;
+/// A program whose link leads through the proxy.
+async fn over(proxy: &Proxy) -> Coordination {
     let config = Config {
         deadlines: BRIEF,
         ..Config::new(format!("redis://{}/", proxy.address))
     };
     let clock: SharedClock = Arc::new(SystemClock);
-    let program = connect(&config, &clock).await.unwrap();
+    connect(&config, &clock).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_link_that_swallows_everything_is_left_for_a_new_one() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::to(server.port()).await;
+    let program = over(&proxy).await;
     let mut heard = program.hints.subscribe();
     use_all(&program).await.unwrap();
     for _ in 0..2 {
@@ -192,12 +197,7 @@ async fn a_link_that_swallows_everything_is_left_for_a_new_one() {
 async fn callers_that_give_up_early_get_a_new_link_all_the_same() {
     let server = RedisServer::start().await;
     let proxy = Proxy::to(server.port()).await;
-    let config = Config {
-        deadlines: BRIEF,
-        ..Config::new(format!("redis://{}/", proxy.address))
-    };
-    let clock: SharedClock = Arc::new(SystemClock);
-    let program = connect(&config, &clock).await.unwrap();
+    let program = over(&proxy).await;
     use_all(&program).await.unwrap();
     proxy.cut();
     proxy.heal();

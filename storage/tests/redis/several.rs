@@ -5,16 +5,21 @@ use std::time::Duration;
 use common::store::{Quota, Topic};
 use futures_util::future::join_all;
 use storage::conformance::redis_server::RedisServer;
+use storage::redis_coord::Coordination;
 
 use crate::backend::{PATIENT, coordination, now};
+
+async fn two(server: &RedisServer) -> [Coordination; 2] {
+    [
+        coordination(server, PATIENT).await,
+        coordination(server, PATIENT).await,
+    ]
+}
 
 #[tokio::test]
 async fn a_limit_is_exact_across_programs_and_at_the_edge_of_its_window() {
     let server = RedisServer::start().await;
-    let programs = [
-        coordination(&server, PATIENT).await,
-        coordination(&server, PATIENT).await,
-    ];
+    let programs = two(&server).await;
     let quota = Quota {
         limit: 50,
         window: Duration::from_secs(10),
@@ -41,10 +46,7 @@ async fn a_limit_is_exact_across_programs_and_at_the_edge_of_its_window() {
 #[tokio::test]
 async fn of_a_hundred_uses_of_one_nonce_one_is_the_first() {
     let server = RedisServer::start().await;
-    let programs = [
-        coordination(&server, PATIENT).await,
-        coordination(&server, PATIENT).await,
-    ];
+    let programs = two(&server).await;
     let signed = now();
     let uses = (0..100).map(|call| {
         let nonces = &programs[call % 2].nonces;
@@ -63,10 +65,7 @@ async fn of_a_hundred_uses_of_one_nonce_one_is_the_first() {
 #[tokio::test]
 async fn of_many_that_try_one_leads() {
     let server = RedisServer::start().await;
-    let programs = [
-        coordination(&server, PATIENT).await,
-        coordination(&server, PATIENT).await,
-    ];
+    let programs = two(&server).await;
     let tokens: Vec<String> = (0..40).map(|number| number.to_string()).collect();
     let tries = tokens.iter().enumerate().map(|(number, token)| {
         let lock = &programs[number % 2].lock;
@@ -85,11 +84,8 @@ async fn of_many_that_try_one_leads() {
 #[tokio::test]
 async fn a_hint_of_one_program_reaches_the_other() {
     let server = RedisServer::start().await;
-    let (one, two) = (
-        coordination(&server, PATIENT).await,
-        coordination(&server, PATIENT).await,
-    );
-    let mut heard = two.hints.subscribe();
+    let [one, another] = two(&server).await;
+    let mut heard = another.hints.subscribe();
     for _ in 0..10_000 {
         // More than fits: what is lost is lost, and nobody waits.
         one.hints.send(Topic::Capacity);

@@ -122,14 +122,7 @@ async fn a_container_of_somebody_else_is_left_alone_whatever_its_name() {
     let foreign = docker.create_container(Some(options), body).await.unwrap().id;
     // a second life looks at what the first one left
     let state = std::fs::canonicalize(node.state.path()).unwrap();
-    let Node {
-        state: folder,
-        tasks,
-        executor,
-    } = node;
-    tasks.stop();
-    assert!(tasks.join(STEP_MAX).await);
-    drop(executor);
+    let folder = node.ends().await;
     std::fs::create_dir_all(state.join("workspaces/jw-test-gone/mnt")).unwrap();
     let node = node_at(folder, 0).await;
     let owned = node.executor.owned().await.unwrap();

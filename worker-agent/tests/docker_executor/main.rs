@@ -16,7 +16,7 @@ use worker_agent::executor::{
     AdoptRequest, End, EndedBy, ExecEvent, Executor, PrepareRequest, StartFailure, Status, StopWhy,
 };
 
-use self::node::{Node, STEP_MAX, assignment, begin, clock, node, node_at, run, shell, status, to_the_end};
+use self::node::{STEP_MAX, assignment, begin, clock, node, node_at, run, shell, status, to_the_end};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_sees_a_cage_without_holes() {
@@ -158,14 +158,7 @@ async fn a_dropped_run_is_adopted_and_nothing_of_it_is_lost() {
         .path();
     std::fs::write(place.join("mnt/go"), "").unwrap();
     // a second life, with the same state folder
-    let Node {
-        state,
-        tasks,
-        executor,
-    } = node;
-    tasks.stop();
-    assert!(tasks.join(STEP_MAX).await);
-    drop(executor);
+    let state = node.ends().await;
     let node = node_at(state, 0).await;
     let mut running = node
         .executor
@@ -199,14 +192,7 @@ async fn a_container_that_was_never_told_to_run_ends_when_it_is_adopted() {
     let prepared = node.executor.prepare(request).await.unwrap();
     let container = prepared.container().clone();
     drop(prepared);
-    let Node {
-        state,
-        tasks,
-        executor,
-    } = node;
-    tasks.stop();
-    assert!(tasks.join(STEP_MAX).await);
-    drop(executor);
+    let state = node.ends().await;
     let node = node_at(state, 0).await;
     let mut running = node
         .executor

@@ -59,6 +59,13 @@ pub async fn node_with(state: TempDir, spares: usize, change: impl FnOnce(&mut D
 }
 
 impl Node {
+    /// The agent's life is over; its state folder stays, and whatever runs.
+    pub async fn ends(self) -> TempDir {
+        self.tasks.stop();
+        assert!(self.tasks.join(STEP_MAX).await);
+        self.state
+    }
+
     /// Ends everything of this node; says what stayed.
     pub async fn close(self) {
         for owned in self.executor.owned().await.unwrap() {

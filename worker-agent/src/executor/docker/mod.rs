@@ -46,7 +46,7 @@ use self::engine::{is_not_found, socket_path};
 use self::image::{ImageRules, Images, ResolvedCommand};
 use self::make::{Built, make};
 use self::run::{DockerRunning, Handle};
-use self::shared::{Parts, SLOT_USERS, Shared, blocking};
+use self::shared::{SLOT_USERS, Shared, blocking};
 use self::spares::Spares;
 use self::workspace::Workspaces;
 use super::{
@@ -131,7 +131,7 @@ impl DockerExecutor {
             source: Some(error.into()),
         })?;
         let engine = Arc::new(Engine::at(socket_path(config.socket.as_deref())));
-        let shared = Shared::start(Parts {
+        let shared = Shared::start(|kept| Shared {
             engine: Arc::clone(&engine),
             workspaces: Arc::new(workspaces),
             policy: config.policy,
@@ -142,6 +142,7 @@ impl DockerExecutor {
             name_prefix: format!("jw-{}", config.worker),
             uid_base: config.uid_base,
             tasks,
+            kept,
         });
         let preflight = Preflight::new(Arc::clone(&engine), state, config.init, config.image_default);
         let executor = Arc::new(Self {

@@ -41,42 +41,24 @@ pub struct Shared {
     pub name_prefix: String,
     pub uid_base: u32,
     pub tasks: Tasks,
+    pub kept: Kept,
+}
+
+/// What only [`Shared`] itself touches.
+pub struct Kept {
     /// Users of containers that are there; slots have their own and do not ask.
     uids: Mutex<BTreeSet<u32>>,
     reaping: mpsc::Sender<Handle>,
 }
 
-/// What [`Shared`] is made of.
-pub struct Parts {
-    pub engine: Arc<Engine>,
-    pub workspaces: Arc<Workspaces>,
-    pub policy: Policy,
-    pub clock: SharedClock,
-    pub state: PathBuf,
-    pub init_setting: Option<PathBuf>,
-    pub owner: String,
-    pub name_prefix: String,
-    pub uid_base: u32,
-    pub tasks: Tasks,
-}
-
 impl Shared {
-    pub fn start(parts: Parts) -> Arc<Self> {
+    /// With its reapers at work.
+    pub fn start(make: impl FnOnce(Kept) -> Self) -> Arc<Self> {
         let (reaping, due) = mpsc::channel(REAPING_MAX);
-        let shared = Arc::new(Self {
-            engine: parts.engine,
-            workspaces: parts.workspaces,
-            policy: parts.policy,
-            clock: parts.clock,
-            state: parts.state,
-            init_setting: parts.init_setting,
-            owner: parts.owner,
-            name_prefix: parts.name_prefix,
-            uid_base: parts.uid_base,
-            tasks: parts.tasks,
+        let shared = Arc::new(make(Kept {
             uids: Mutex::default(),
             reaping,
-        });
+        }));
         let due = Arc::new(tokio::sync::Mutex::new(due));
         for _ in 0..REAPERS {
             let (weak, due, tasks) = (Arc::downgrade(&shared), Arc::clone(&due), shared.tasks.clone());
@@ -89,7 +71,7 @@ impl Shared {
 
     /// Removes it in the background.
     pub async fn reap(&self, handle: Handle) {
-        if let Err(unsent) = self.reaping.send(handle).await {
+        if let Err(unsent) = self.kept.reaping.send(handle).await {
             self.remove_persistently(&unsent.0).await;
         }
     }
@@ -150,7 +132,8 @@ impl Shared {
                 source: Some(error.into()),
             })?;
         if let Some(uid) = handle.uid {
-            self.uids
+            self.kept
+                .uids
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&uid);
@@ -160,7 +143,7 @@ impl Shared {
 
     /// A user from `first` on that no container has.
     pub fn take_uid(&self, first: u32) -> u32 {
-        let mut uids = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut uids = self.kept.uids.lock().unwrap_or_else(PoisonError::into_inner);
         let uid = (first..).find(|uid| !uids.contains(uid)).unwrap_or(first);
         uids.insert(uid);
         uid
@@ -168,7 +151,8 @@ impl Shared {
 
     /// The user of a container of an earlier life.
     pub fn mark_uid(&self, uid: u32) {
-        self.uids
+        self.kept
+            .uids
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(uid);
