@@ -28,7 +28,7 @@ flood: setup ## five gigabytes of output through one job: what is kept, and what
 	@scripts/flood
 
 faults: setup ## break everything that can break: the whole matrix, or ROWS=F2,F13, or MIX=600, by SEED=n; writes docs/reliability.md
-	@ROWS='$(ROWS)' MIX='$(MIX)' SEED='$(SEED)' scripts/faults
+	@ROWS='$(ROWS)' MIX='$(MIX)' SEED='$(SEED)' ROUNDS='$(ROUNDS)' CROWD='$(CROWD)' scripts/faults
 
 sim: ## run the simulated system: SEEDS=n (1000) from FROM=m (0), or one SEED=s with its whole history
 	@scripts/sim

@@ -4,6 +4,11 @@
 //! how agents are spoken to ([`protocol`]), where things are kept ([`store`]), and where rule and store meet
 //! ([`service`]).
 
+#[cfg(all(feature = "without-fences", not(debug_assertions)))]
+compile_error!(
+    "`without-fences` is the negative control of `make faults`, which loses results on purpose; it cannot be part of a release"
+);
+
 pub mod ids;
 pub mod secret;
 pub mod tasks;

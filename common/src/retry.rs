@@ -4,12 +4,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::attempt::OutcomeClass;
+use crate::attempt::{Outcome, OutcomeClass};
 use crate::ids::JobId;
 use crate::job::Job;
 
 /// Most retries for failures of the infrastructure, whatever the user asked.
 pub const INFRA_RETRIES_MAX: u32 = 3;
+
+/// Jobs that were lost with one worker come back apart: beside its own pause each waits for a part of this, of twice as
+/// much after its second loss, and of four times as much after its third. What one job brings down with it would
+/// otherwise meet that job again on the next worker, and lose every try with it. Short beside the time after which a
+/// worker is taken for lost.
+const LOST_APART: Duration = Duration::from_secs(5);
 
 /// What the user wants tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,8 +79,13 @@ pub fn decide(job: &Job, class: OutcomeClass) -> Option<(Budget, Duration)> {
     let policy = &job.spec.retry;
     match class {
         OutcomeClass::Success | OutcomeClass::QueueTimeout | OutcomeClass::Cancelled => None,
-        OutcomeClass::Infrastructure => (job.infra_retries < INFRA_RETRIES_MAX)
-            .then(|| (Budget::Infrastructure, pause(job.id, policy, job.infra_retries))),
+        OutcomeClass::Infrastructure => (job.infra_retries < INFRA_RETRIES_MAX).then(|| {
+            let pause = pause(job.id, policy, job.infra_retries);
+            match lost_its_worker(job) {
+                true => (Budget::Infrastructure, pause + apart(job.id, job.infra_retries)),
+                false => (Budget::Infrastructure, pause),
+            }
+        }),
         OutcomeClass::NonzeroExit
         | OutcomeClass::NotStarted
         | OutcomeClass::Signal
@@ -82,6 +93,22 @@ pub fn decide(job: &Job, class: OutcomeClass) -> Option<(Budget, Duration)> {
         | OutcomeClass::Timeout => (policy.on.contains(&class) && job.user_retries < policy.max_retries)
             .then(|| (Budget::User, pause(job.id, policy, job.user_retries))),
     }
+}
+
+/// Whether its last attempt went down with its worker. Other failures of the infrastructure are that attempt's alone.
+fn lost_its_worker(job: &Job) -> bool {
+    let end = job.last_attempt().and_then(|attempt| attempt.end.as_ref());
+    end.is_some_and(|end| end.outcome == Outcome::WorkerLost)
+}
+
+/// A part of [`LOST_APART`], another for each job and each loss, and the same in a replay.
+fn apart(job: JobId, losses: u32) -> Duration {
+    let mut mixed = (job.as_u128() as u64) ^ u64::from(losses + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    for (shift, factor) in [(30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB)] {
+        mixed = (mixed ^ (mixed >> shift)).wrapping_mul(factor);
+    }
+    let part = (mixed >> 54) as f64 / 1_024.0;
+    (LOST_APART * (1 << losses.min(INFRA_RETRIES_MAX))).mul_f64(part)
 }
 
 /// Doubles for each retry, held at the maximum, less up to a quarter that depends on job and number alone: jobs that
@@ -144,6 +171,60 @@ mod tests {
             ..spec()
         };
         assert!(decide(&failing(spec, 0, 0), OutcomeClass::NotStarted).is_none());
+    }
+
+    /// The next of two jobs' pauses after they were lost together, as often as they may be.
+    fn pauses(number: u128) -> Vec<Duration> {
+        let mut lost = failing(spec(), 0, 0);
+        lost.id = JobId::from_u128(number);
+        let pause = |losses| {
+            let job = failing(spec(), 0, losses);
+            let job = Job {
+                id: lost.id,
+                attempts: vec![crate::attempt::Attempt {
+                    id: crate::ids::AttemptId::random(),
+                    number: losses + 1,
+                    lease: crate::lifecycle::testing::lease("w"),
+                    assigned_at: Default::default(),
+                    started_at: None,
+                    end: Some(crate::attempt::AttemptEnd {
+                        at: Default::default(),
+                        outcome: Outcome::WorkerLost,
+                        report_hash: None,
+                        usage: Default::default(),
+                        timings: Default::default(),
+                        logs: Default::default(),
+                        logs_missing: Default::default(),
+                        artifacts: Vec::new(),
+                        artifacts_refused: Vec::new(),
+                        image_digest: None,
+                    }),
+                }],
+                ..job
+            };
+            decide(&job, OutcomeClass::Infrastructure).unwrap().1
+        };
+        (0..INFRA_RETRIES_MAX).map(pause).collect()
+    }
+
+    #[test]
+    fn jobs_that_are_lost_together_hardly_ever_come_back_together_each_time() {
+        const JOBS: u128 = 1_000;
+        let near = |one: Duration, other: Duration| one.abs_diff(other) < Duration::from_secs(1);
+        let first = pauses(7);
+        let mut met = [0; 3];
+        for number in 100..100 + JOBS {
+            let other = pauses(number * 0x9E37_79B9_7F4A_7C15_F39C);
+            let meets = first.iter().zip(&other).map(|(one, other)| near(*one, *other));
+            let times = meets.filter(|meets| *meets).count();
+            met.iter_mut().take(times).for_each(|count| *count += 1);
+        }
+        assert!(
+            met[0] > 100 && met[2] < 50,
+            "{met:?} of {JOBS} meet once, twice, three times"
+        );
+        let most = pauses(7).into_iter().max().unwrap();
+        assert!(most < Duration::from_secs(25), "{most:?}");
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use crate::error::ServiceError;
 use crate::ids::JobId;
 use crate::job::{FieldError, Job, validate};
-use crate::lifecycle::{Effect, JobEvent, Refusal, Rules, Step, step_by};
+use crate::lifecycle::{Effect, FENCED, JobEvent, Refusal, Rules, Step, step_by};
 use crate::queue::QueueEntry;
 use crate::store::{Commit, CommitError, Inserted, NewJob, StoreError, Stores, Topic};
 use crate::time::{SharedClock, Timestamp};
@@ -33,6 +33,11 @@ pub enum Applied {
 
 impl Jobs {
     pub fn new(stores: Stores, clock: SharedClock) -> Self {
+        if !FENCED {
+            tracing::error!(
+                "this program was built without fences: it loses results, to show what they are for"
+            );
+        }
         Self {
             stores,
             clock,
@@ -90,6 +95,12 @@ impl Jobs {
                 Err(NotApplied::Refused(refusal)) => return Ok(Applied::Refused(refusal, job)),
                 Err(NotApplied::Commit(CommitError::NotFound)) => return Ok(Applied::Unknown),
                 Err(NotApplied::Commit(CommitError::Conflict)) => {}
+                Err(NotApplied::Commit(refused @ CommitError::Unchangeable)) => {
+                    return Err(StoreError::Corrupt {
+                        what: format!("the row of {id}"),
+                        source: Some(Box::new(refused)),
+                    });
+                }
             }
         }
         Err(StoreError::Unavailable(

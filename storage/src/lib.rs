@@ -6,6 +6,7 @@
 pub mod conformance;
 pub mod embedded;
 pub mod mongo;
+mod passed_over;
 pub mod redis_coord;
 
 use common::config::StoreConfig;

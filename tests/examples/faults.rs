@@ -1,7 +1,8 @@
 //! Plays rows of the fault matrix, or the mix, and writes how they went into `docs/reliability.md`.
 //!
 //! By its environment, as `make faults` gives it: `ROWS` the rows, separated by commas, or `all`; `MIX` the seconds of
-//! the mix; without both, all rows and ten minutes of the mix; `SEED` the seed of every row; `WRITE=0` to write nothing.
+//! the mix; without both, all rows and ten minutes of the mix; `SEED` the seed of every row; `ROUNDS` the injections of
+//! each row and `CROWD` the length of F29's queue, where the row's own take too long; `WRITE=0` to write nothing.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use common::program::stop_on_signals;
 use common::tasks::Tasks;
 use jobworker_e2e::faults::play::{self, Played};
-use jobworker_e2e::faults::rows::{Plays, ROWS};
+use jobworker_e2e::faults::rows::{Plays, ROWS, Setting, UNFENCED};
 use jobworker_e2e::faults::{mix, report};
 
 /// Of the mix, when nobody says how long: the real containers that are spread over it.
@@ -38,9 +39,28 @@ async fn main() -> ExitCode {
     }
 }
 
+fn given(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+/// As somebody asked for it.
+fn sized(setting: Setting) -> Result<Setting> {
+    let number = |name: &str, own: usize| match given(name) {
+        Some(text) => text.parse().with_context(|| format!("{name} is a number")),
+        None => Ok(own),
+    };
+    Ok(Setting {
+        injections: number("ROUNDS", setting.injections)?,
+        crowd: match setting.crowd {
+            0 => 0,
+            own => number("CROWD", own)?,
+        },
+        ..setting
+    })
+}
+
 /// Whether every row held.
 async fn all() -> Result<bool> {
-    let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
     let seed = given("SEED").map(|text| text.parse()).transpose();
     let seed: Option<u64> = seed.context("SEED is a number of at most 64 bits")?;
     let length = given("MIX").map(|text| text.parse()).transpose();
@@ -51,7 +71,12 @@ async fn all() -> Result<bool> {
     let mut held = true;
     let mut end = |id: &str, played: Played| -> Result<()> {
         match &played.result {
-            Ok(()) => println!("{id}: held, {:?}, in {:?}", played.counts, played.took),
+            Ok(()) => {
+                let how = played.shown.as_deref().map_or("held".to_owned(), |laws| {
+                    format!("broke its laws, as it has to: {laws}")
+                });
+                println!("{id}: {how}, {:?}, in {:?}", played.counts, played.took);
+            }
             Err(error) => println!(
                 "{id}: BROKEN by seed {}, {:?}: {error:#}",
                 played.seed, played.counts
@@ -65,10 +90,22 @@ async fn all() -> Result<bool> {
         let row = known.with_context(|| format!("there is no row `{id}`: see docs/reliability.md"))?;
         match &row.plays {
             Plays::Fault(setting) => {
+                let setting = &sized(*setting)?;
                 let played = Box::pin(play::row(row, setting, seed.unwrap_or_else(rand::random))).await;
                 end(row.id, played.with_context(|| format!("{id} has no stage"))?)?;
             }
-            Plays::NotRun(why) => println!("{id}: not run here: {why}"),
+            Plays::Control(setting) => {
+                let setting = &sized(*setting)?;
+                let Some(programs) = given(UNFENCED) else {
+                    println!(
+                        "{id}: not run: {UNFENCED} names no programs without fences; scripts/faults builds them"
+                    );
+                    continue;
+                };
+                let seed = seed.unwrap_or_else(rand::random);
+                let played = Box::pin(play::control(row, setting, programs.into(), seed)).await;
+                end(row.id, played.with_context(|| format!("{id} has no stage"))?)?;
+            }
         }
     }
     if let Some(length) = length {

@@ -165,9 +165,18 @@ impl Client {
     /// # Errors
     /// The refusal, or what broke.
     pub async fn jobs(&self) -> Result<Vec<JobView>> {
+        self.jobs_of("").await
+    }
+
+    /// Those of them that this says, such as `&label=colour%3Dred`.
+    ///
+    /// # Errors
+    /// The refusal, or what broke.
+    pub async fn jobs_of(&self, which: &str) -> Result<Vec<JobView>> {
         let (mut jobs, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page: JobList = self.get(&format!("{}?limit=200{cursor}", paths::JOBS)).await?;
+            let path = format!("{}?limit=200{which}{cursor}", paths::JOBS);
+            let page: JobList = self.get(&path).await?;
             jobs.extend(page.jobs);
             match page.next {
                 Some(next) => cursor = format!("&cursor={next}"),

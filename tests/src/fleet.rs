@@ -63,7 +63,7 @@ impl Fleet {
     /// # Errors
     /// When one does not become ready; with what it said.
     pub async fn start(size: Size) -> Result<Self> {
-        Self::start_by(size, RedisServer::start().await, false).await
+        Self::start_by(size, RedisServer::start().await, false, None).await
     }
 
     /// As [`Fleet::start`] over that Redis, where each program speaks with each server over a proxy of its own.
@@ -71,10 +71,23 @@ impl Fleet {
     /// # Errors
     /// As [`Fleet::start`].
     pub async fn start_apart(size: Size, redis: RedisServer) -> Result<Self> {
-        Self::start_by(size, redis, true).await
+        Self::start_by(size, redis, true, None).await
     }
 
-    async fn start_by(size: Size, redis: RedisServer, apart: bool) -> Result<Self> {
+    /// As [`Fleet::start_apart`], with the programs that lie in this folder instead of this build's.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn start_others(size: Size, programs: PathBuf) -> Result<Self> {
+        Self::start_by(size, RedisServer::start().await, true, Some(programs)).await
+    }
+
+    async fn start_by(
+        size: Size,
+        redis: RedisServer,
+        apart: bool,
+        programs: Option<PathBuf>,
+    ) -> Result<Self> {
         let folder = crate::place::folder("fleet")?;
         // Kills count here, and what was acknowledged has to be on the disk by then.
         let mongo = Server::with(&["--sync-on-commit"]).await;
@@ -84,6 +97,7 @@ impl Fleet {
             jwt_secret: HEXLOWER.encode(&rand::random::<[u8; 32]>()),
             worker_secret: HEXLOWER.encode(&rand::random::<[u8; 32]>()),
             image: images::base()?,
+            programs,
         };
         let mut fleet = Self {
             mongo,
@@ -172,7 +186,7 @@ impl Fleet {
     /// # Errors
     /// When it does not.
     pub fn worker_key(&self, worker: &WorkerId) -> Result<WorkerKey> {
-        let mut command = Command::new(program("jobworker-scheduler")?);
+        let mut command = Command::new(self.environment.program("jobworker-scheduler")?);
         self.environment.give(&mut command);
         let output = command.args(["worker-key", worker.as_str()]).output()?;
         if !output.status.success() {
@@ -240,9 +254,18 @@ struct Environment {
     jwt_secret: String,
     worker_secret: String,
     image: String,
+    /// The folder of other programs than this build's.
+    programs: Option<PathBuf>,
 }
 
 impl Environment {
+    fn program(&self, name: &str) -> Result<PathBuf> {
+        match &self.programs {
+            Some(folder) => Ok(folder.join(name)),
+            None => program(name),
+        }
+    }
+
     fn give(&self, command: &mut Command) {
         for name in ["LISTEN", "PORT", "ENFORCE_TLS", "ALLOWED_ORIGINS"] {
             command.env_remove(name);
@@ -254,7 +277,8 @@ impl Environment {
             .env("WORKER_TOKEN_SECRET", &self.worker_secret)
             .env("DEFAULT_IMAGE", &self.image)
             .env("RATE_LIMIT_MAX", "1000000")
-            .env("RUST_LOG", "info");
+            // also which of its writes came too late
+            .env("RUST_LOG", "info,storage::mongo::jobs=debug");
     }
 }
 
@@ -314,7 +338,7 @@ impl Program {
         }
         self.served = self.said(SERVES);
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(program(self.binary)?);
+        let mut command = Command::new(self.environment.program(self.binary)?);
         self.environment.give(&mut command);
         command
             .args(["--listen", &self.address.to_string()])

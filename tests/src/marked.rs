@@ -34,9 +34,13 @@ pub fn job(mark: &str, key: &str, fifths: u32) -> SubmitJob {
     patient(argv(&["sh", "-c", JOB, &name, &fifths.to_string()]))
 }
 
+/// The jobs that a history tells of, where others wait beside them.
+pub const WATCHED: &str = "&label=watched%3Dyes";
+
 /// As few seconds as can be between a lost attempt and the next, and for the job's end.
 pub fn patient(job: SubmitJob) -> SubmitJob {
     SubmitJob {
+        labels: [("watched".to_owned(), "yes".to_owned())].into(),
         retry: RetryBody {
             backoff_ms: Some(BACKOFF_MS),
             ..RetryBody::default()

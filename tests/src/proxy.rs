@@ -43,6 +43,9 @@ pub enum Weather {
     Clear,
     /// Nothing passes; all of it does later.
     Holds(Way),
+    /// A connection stands still from the first piece to the server on that contains these bytes; that piece and all
+    /// behind it pass later. Others are let through.
+    HoldsAt(&'static [u8]),
     /// What is sent is gone, and so is the connection, of which nobody is told.
     Swallows(Way),
     /// Each piece comes so much later.
@@ -59,6 +62,8 @@ pub struct Proxy {
     servers: Arc<Mutex<Vec<SocketAddr>>>,
     turn: Arc<AtomicUsize>,
     weather: watch::Sender<Weather>,
+    /// Pieces that [`Weather::HoldsAt`] has held so far.
+    caught: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -79,6 +84,7 @@ impl Proxy {
             servers: Arc::new(Mutex::new(servers)),
             turn: Arc::default(),
             weather: watch::channel(Weather::Clear).0,
+            caught: Arc::default(),
         };
         let (behind, passing) = (proxy.clone(), tasks.clone());
         tasks.spawn("proxy", async move {
@@ -99,6 +105,11 @@ impl Proxy {
 
     pub fn turns(&self, weather: Weather) {
         self.weather.send_replace(weather);
+    }
+
+    /// How many pieces [`Weather::HoldsAt`] has held, all its times together.
+    pub fn caught(&self) -> usize {
+        self.caught.load(Ordering::SeqCst)
     }
 
     pub fn clears(&self) {
@@ -125,8 +136,8 @@ impl Proxy {
             // the sender lives as long as we do
             let _ = weather.wait_for(|now| *now == Weather::Breaks).await;
         };
-        let to_server = pour(visitor_read, server_write, self.weather.subscribe(), true);
-        let to_client = pour(server_read, visitor_write, self.weather.subscribe(), false);
+        let to_server = pour(visitor_read, server_write, self, true);
+        let to_client = pour(server_read, visitor_write, self, false);
         tokio::select! {
             () = breaks => {}
             _ = async { tokio::join!(to_server, to_client) } => {}
@@ -149,16 +160,16 @@ impl Proxy {
     }
 }
 
-async fn pour(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut weather: watch::Receiver<Weather>,
-    to_server: bool,
-) {
+async fn pour(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, proxy: &Proxy, to_server: bool) {
+    let mut weather = proxy.weather.subscribe();
     let mut buffer = vec![0; BUFFER_LEN];
     let mut replay = Replay::default();
     let swallows = |now: &Weather| matches!(now, Weather::Swallows(way) if way.covers(to_server));
-    let holds = |now: &Weather| matches!(now, Weather::Holds(way) if way.covers(to_server));
+    let holds = |now: &Weather, piece: &[u8]| match now {
+        Weather::Holds(way) => way.covers(to_server),
+        Weather::HoldsAt(bytes) => to_server && piece.windows(bytes.len()).any(|part| part == *bytes),
+        _ => false,
+    };
     let mut lost = swallows(&weather.borrow());
     loop {
         let read = tokio::select! {
@@ -170,7 +181,12 @@ async fn pour(
             }
         };
         let Ok(read @ 1..) = read else { break };
-        if weather.wait_for(|now| !holds(now)).await.is_err() {
+        let piece = &buffer[..read];
+        let now = *weather.borrow();
+        if matches!(now, Weather::HoldsAt(_)) && holds(&now, piece) {
+            proxy.caught.fetch_add(1, Ordering::SeqCst);
+        }
+        if weather.wait_for(|now| !holds(now, piece)).await.is_err() {
             return;
         }
         let now = *weather.borrow();
@@ -183,10 +199,9 @@ async fn pour(
             tokio::time::sleep(late).await;
         }
         let written = if to_server {
-            to.write_all(&replay.pass(&buffer[..read], now == Weather::Repeats))
-                .await
+            to.write_all(&replay.pass(piece, now == Weather::Repeats)).await
         } else {
-            to.write_all(&buffer[..read]).await
+            to.write_all(piece).await
         };
         if written.is_err() {
             return;
@@ -238,6 +253,16 @@ mod tests {
         let mut heard = [0; 3];
         stream.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"two");
+
+        proxy.turns(Weather::HoldsAt(b"claim"));
+        assert!(says(&mut stream, b"a result").await && proxy.caught() == 0);
+        assert!(!says(&mut stream, b"a claim").await && proxy.caught() == 1);
+        let mut other = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(says(&mut other, b"five").await, "others pass");
+        proxy.clears();
+        let mut heard = [0; 7];
+        stream.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"a claim");
 
         proxy.turns(Weather::Swallows(Way::Both));
         assert!(!says(&mut stream, b"three").await);

@@ -11,6 +11,9 @@ use crate::time::Timestamp;
 ///
 /// Batches are not transactions: each element succeeds or fails alone. Callers may call concurrently; an
 /// implementation groups what arrives while a write is under way.
+///
+/// A row that cannot be read is [`StoreError::Corrupt`] to [`JobStore::get`]; every answer of several rows leaves it out,
+/// tells of it in the log, and is as long as without it.
 #[async_trait]
 pub trait JobStore: Send + Sync {
     /// Stores new jobs durably. With a key that the account used before (within 24 h), the job stored first is
@@ -158,6 +161,10 @@ pub enum CommitError {
     Conflict,
     #[error("there is no such job")]
     NotFound,
+    /// The store will not change this row, however often it is asked: somebody else has spoilt it, or put a rule upon it.
+    /// Nothing was written.
+    #[error("the store refuses to change this row")]
+    Unchangeable,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -95,7 +95,11 @@ async fn round(jobs: &Jobs, reports: &[Report], answers: &mut [Option<Answer>]) 
     for place in open {
         let report = &reports[place];
         let Some(row) = rows.get(&report.job) else {
-            answers[place] = Some(Answer::Unknown);
+            // A row that cannot be read was left out, and is not gone: somebody may mend it.
+            answers[place] = Some(match jobs.stores().jobs.get(report.job).await {
+                Ok(None) => Answer::Unknown,
+                Ok(Some(_)) | Err(_) => Answer::StoreAway,
+            });
             continue;
         };
         match change_of.get(&report.job).and_then(|&at| changes.get_mut(at)) {
@@ -124,6 +128,8 @@ async fn round(jobs: &Jobs, reports: &[Report], answers: &mut [Option<Answer>]) 
                 Ok(_) => answers[place] = Some(answer),
                 Err(CommitError::NotFound) => answers[place] = Some(Answer::Unknown),
                 Err(CommitError::Conflict) => clean = false,
+                // kept by its agent: somebody may mend the row
+                Err(CommitError::Unchangeable) => answers[place] = Some(Answer::StoreAway),
             }
         }
     }

@@ -138,9 +138,11 @@ impl Dispatcher {
             index::rebuild(stores, &self.term).await?;
             self.list = true;
         }
+        let begun = self.context.clock.mono();
         self.look().await?;
         let now = self.context.clock.mono();
-        let (mut seats, leases) = self.picture.seats(now, self.context.config.times.contact);
+        let told = told_at(begun, self.looked_workers, now);
+        let (mut seats, leases) = self.picture.seats(told, self.context.config.times.contact);
         self.has_free = seats.iter().any(|seat| seat.free().slots > 0);
         if seats.is_empty() {
             return Ok(Progress::default());
@@ -302,6 +304,7 @@ impl Dispatcher {
         }
     }
 
+    /// How many entries have left the queue by it.
     async fn claim(
         &mut self,
         placements: Vec<Placement>,
@@ -342,25 +345,27 @@ impl Dispatcher {
                 return Err(error);
             }
         };
-        let (mut claimed, mut gone, mut stale) = (0, Vec::new(), Vec::new());
+        let (mut gone, mut stale) = (Vec::new(), Vec::new());
         for ((entry, ..), answer) in claims.into_iter().zip(written) {
             match answer {
                 Written::Done(job) => {
                     self.picture.claimed(&job);
-                    claimed += 1;
                     gone.push(entry);
                 }
                 Written::Refused | Written::Gone => stale.push(entry),
                 // Loaded anew in the next round.
                 Written::Conflict => self.list = true,
+                // Out of the others' way; the next walk over the rows tries it once more.
+                Written::Unchangeable => gone.push(entry),
             }
         }
+        let progress = gone.len();
         if !gone.is_empty() {
             self.context.stores.queue.remove(&gone).await?;
         }
         self.list |= !stale.is_empty();
         self.drop_entries(stale).await?;
-        Ok(claimed)
+        Ok(progress)
     }
 
     /// Drops entries whose jobs were seen not to wait. One that has come back to the queue meanwhile is put back.
@@ -376,6 +381,16 @@ impl Dispatcher {
             self.context.stores.queue.push(&back).await?;
         }
         Ok(())
+    }
+}
+
+/// The moment as of which the picture tells who is silent. What a look of this very round has taken is nobody's silence:
+/// on a machine where it takes longer than the contact limit, nobody would ever be given anything.
+const fn told_at(begun: Mono, looked: Mono, now: Mono) -> Mono {
+    if looked.as_millis() >= begun.as_millis() {
+        looked
+    } else {
+        now
     }
 }
 
@@ -415,4 +430,20 @@ async fn close_blocked(
     }
     open.retain(|one| !one.lanes.is_empty());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_takes_long_silences_nobody() {
+        let at = Mono::from_millis;
+        assert_eq!(
+            told_at(at(5), at(5), at(5_000)),
+            at(5),
+            "it was looked in this round"
+        );
+        assert_eq!(told_at(at(5), at(4), at(6)), at(6), "an older look grows old");
+    }
 }

@@ -3,7 +3,8 @@
 //! Three ways: a rebuild when the queue says that it is not built, before anything is given out; a walk when the counts
 //! differ twice in a row; and a walk soon after a term begins and now and then after that, since equal counts prove
 //! nothing. A walk only adds, beside what is given out meanwhile. An entry of a job that waits no more is dropped when
-//! somebody tries to claim it.
+//! somebody tries to claim it. What a walk could not mend (queued rows that cannot be read have no entry) is no cause for
+//! the next one.
 
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ const CHUNK: usize = 1_000;
 
 /// A walk without cause, each so many sweeps.
 const SWEEPS_BETWEEN_WALKS: u32 = 60;
+
+/// While the queue is shorter than the rows say and no walk mends it: what is lost beside that is not seen in the counts.
+const SWEEPS_BETWEEN_VAIN_WALKS: u32 = 12;
 
 /// Adds every queued row to the queue; again, when the queue is lost meanwhile.
 ///
@@ -60,6 +64,8 @@ pub struct Reconcile {
     sweep: Duration,
     next_walk: Mono,
     differed: bool,
+    /// By how much the queue was still shorter after the last walk; less, when less was seen since.
+    unmended: u64,
 }
 
 impl Reconcile {
@@ -71,6 +77,7 @@ impl Reconcile {
             sweep,
             next_walk,
             differed: false,
+            unmended: 0,
         }
     }
 
@@ -79,12 +86,19 @@ impl Reconcile {
     /// # Errors
     /// As [`rebuild`].
     pub async fn run(&mut self, stores: &Stores, term: &Term) -> Result<(), DutyError> {
-        let differs = differs(stores).await?;
+        let short = shortage(stores).await?;
+        self.unmended = self.unmended.min(short);
+        let differs = short > self.unmended;
         let due = self.clock.mono() >= self.next_walk;
         if due || (differs && self.differed) {
             walk(stores, term).await?;
             stores.hints.send(Topic::Queue);
-            self.next_walk = self.clock.mono().after(self.sweep * SWEEPS_BETWEEN_WALKS);
+            self.unmended = shortage(stores).await?;
+            let sweeps = match self.unmended {
+                0 => SWEEPS_BETWEEN_WALKS,
+                _ => SWEEPS_BETWEEN_VAIN_WALKS,
+            };
+            self.next_walk = self.clock.mono().after(self.sweep * sweeps);
             self.differed = false;
         } else {
             self.differed = differs;
@@ -93,8 +107,8 @@ impl Reconcile {
     }
 }
 
-/// Whether the queue is shorter than the rows say. Longer is harmless.
-async fn differs(stores: &Stores) -> Result<bool, StoreError> {
+/// By how much the queue is shorter than the rows say. Longer is harmless.
+async fn shortage(stores: &Stores) -> Result<u64, StoreError> {
     let queued = stores.jobs.count_queued().await?;
-    Ok(stores.queue.len().await? < queued)
+    Ok(queued.saturating_sub(stores.queue.len().await?))
 }

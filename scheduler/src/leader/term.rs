@@ -147,6 +147,8 @@ pub enum Written {
     /// Somebody was quicker; the row is to be loaded again.
     Conflict,
     Gone,
+    /// The store will not change this row. It is passed over, and the store tells of it.
+    Unchangeable,
 }
 
 impl Term {
@@ -184,6 +186,7 @@ impl Term {
                     Ok(job) => Written::Done(Box::new(job)),
                     Err(CommitError::Conflict) => Written::Conflict,
                     Err(CommitError::NotFound) => Written::Gone,
+                    Err(CommitError::Unchangeable) => Written::Unchangeable,
                 });
             }
         }

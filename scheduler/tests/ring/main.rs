@@ -16,4 +16,5 @@ mod ring;
 mod sessions;
 mod shares;
 mod sizes;
+mod spoilt;
 mod stalls;

@@ -25,6 +25,7 @@ pub mod redis_server;
 pub mod restart;
 pub mod retry;
 pub mod sessions;
+pub mod spoilt;
 pub mod submit;
 
 use std::sync::Arc;

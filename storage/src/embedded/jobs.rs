@@ -113,10 +113,7 @@ impl JobStore for Jobs {
     async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Job>, StoreError> {
         let (mut jobs, missing) = self.recent.get_many(ids);
         if !missing.is_empty() {
-            let all = move |db: &Connection| {
-                let found = missing.iter().map(|id| query::get(db, *id));
-                found.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
-            };
+            let all = move |db: &Connection| query::get_many(db, &missing);
             jobs.extend(self.readers.read(all).await?);
         }
         Ok(jobs)
@@ -160,23 +157,19 @@ impl JobStore for Jobs {
     }
 
     async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
-        let held = held.clone();
-        let ids = match held {
-            // Bounded by the slots of the fleet, from an index alone, and on the way of every assignment.
-            Held::Undelivered(_) | Held::AllUndelivered => {
-                self.readers
-                    .look(move |db| query::held(db, &held, after, limit))
-                    .await?
+        let limit = limit.min(query::SWEEP_MAX);
+        let (mut jobs, mut after) = (Vec::new(), after);
+        loop {
+            let wanted = limit - jobs.len();
+            let ids = self.held_ids(held, after, wanted).await?;
+            after = ids.last().copied();
+            // Rows that cannot be read are left out: those behind them fill their places.
+            jobs.extend(self.get_many(&ids).await?);
+            if ids.len() < wanted || jobs.len() >= limit {
+                jobs.sort_unstable_by_key(|job| job.id);
+                return Ok(jobs);
             }
-            Held::Any | Held::BeforeTerm(_) | Held::Sessions(_) => {
-                self.readers
-                    .read(move |db| query::held(db, &held, after, limit))
-                    .await?
-            }
-        };
-        let mut jobs = self.get_many(&ids).await?;
-        jobs.sort_unstable_by_key(|job| job.id);
-        Ok(jobs)
+        }
     }
 
     async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError> {
@@ -191,6 +184,30 @@ impl JobStore for Jobs {
         self.readers
             .read(move |db| query::count_waiting(db, &account))
             .await
+    }
+}
+
+impl Jobs {
+    async fn held_ids(
+        &self,
+        held: &Held,
+        after: Option<JobId>,
+        limit: usize,
+    ) -> Result<Vec<JobId>, StoreError> {
+        let held = held.clone();
+        match held {
+            // Bounded by the slots of the fleet, from an index alone, and on the way of every assignment.
+            Held::Undelivered(_) | Held::AllUndelivered => {
+                self.readers
+                    .look(move |db| query::held(db, &held, after, limit))
+                    .await
+            }
+            Held::Any | Held::BeforeTerm(_) | Held::Sessions(_) => {
+                self.readers
+                    .read(move |db| query::held(db, &held, after, limit))
+                    .await
+            }
+        }
     }
 }
 

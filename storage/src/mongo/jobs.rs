@@ -21,6 +21,7 @@ use common::store::{
 };
 use common::tasks::Tasks;
 use common::time::{SharedClock, Timestamp};
+use mongodb::bson::Document;
 
 use self::commit::{Change, Committer};
 use self::insert::{Inserter, NewRow};
@@ -32,6 +33,11 @@ use super::trouble::Trouble;
 
 /// Commands under way in each lane. Two: while one waits for the majority's journals, the next is on its way.
 const HANDS: usize = 2;
+
+/// A job's row, as an insert would write it.
+pub(super) fn document_of(job: &Job) -> Result<Document, Trouble> {
+    Ok(row::new_document(job, row::Fields::of(job)?))
+}
 
 pub(super) struct Jobs {
     link: Arc<Link>,

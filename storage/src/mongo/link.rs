@@ -15,7 +15,8 @@ use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern};
 use mongodb::{Client, Collection, Database};
 
-use super::trouble::{Trouble, is_duplicate};
+use super::trouble::{Trouble, is_duplicate, is_of_its_row};
+use crate::passed_over::PassedOver;
 
 /// Longest wait for an answer, all tries together: what callers are promised is 3 s.
 pub(super) const CALL_MAX: Duration = Duration::from_millis(2_500);
@@ -39,10 +40,12 @@ const DATABASE_DEFAULT: &str = "cmd-executor";
 pub(super) struct Link {
     client: Client,
     database: Database,
+    pub(super) passed_over: PassedOver,
 }
 
 /// A question that an index answers: its equalities and its order are the first fields of one, so that a server has no
 /// choice to make. It is not told by name: there are servers that read everything when an index is named.
+#[derive(Clone)]
 pub(super) struct Question {
     pub(super) from: &'static str,
     pub(super) filter: Document,
@@ -105,6 +108,11 @@ impl WriteError {
         is_duplicate(self.code)
     }
 
+    /// Whether the same statement would be refused again for as long as its row is as it is.
+    pub(super) const fn is_of_its_row(&self) -> bool {
+        is_of_its_row(self.code)
+    }
+
     pub(super) fn trouble(&self) -> Trouble {
         Trouble::of_code(self.code, &self.message)
     }
@@ -152,7 +160,11 @@ impl Link {
             .unwrap_or_else(|| DATABASE_DEFAULT.into());
         let client = Client::with_options(options)?;
         let database = client.database(&name);
-        Ok(Self { client, database })
+        Ok(Self {
+            client,
+            database,
+            passed_over: PassedOver::default(),
+        })
     }
 
     pub(super) fn database_name(&self) -> &str {
@@ -276,6 +288,51 @@ impl Link {
         Ok(found)
     }
 
+    /// As [`Link::ask`], for every document that can be read; one that cannot is told and hides no other. As many as the
+    /// question's limit are answered where there are as many, so fewer still mean that the end was reached. The question
+    /// has to ask for `_id` too.
+    pub(super) async fn ask_readable<T>(
+        &self,
+        question: Question,
+        mut read: impl FnMut(&RawDocument) -> Result<T, Trouble> + Send,
+    ) -> Result<Vec<T>, Trouble>
+    where
+        T: Send,
+    {
+        let mut beyond = 0;
+        loop {
+            let asked = question.limit.map(|limit| limit.saturating_add(beyond));
+            let (mut seen, mut unreadable) = (0, Vec::new());
+            let found = self.ask(
+                Question {
+                    limit: asked,
+                    ..question.clone()
+                },
+                |row| {
+                    seen += 1;
+                    match read(row) {
+                        Ok(item) => Ok(Some(Some(item))),
+                        Err(trouble @ Trouble::Unreadable { .. }) => {
+                            unreadable.push((id_of(row), told(&trouble)));
+                            Ok(Some(None))
+                        }
+                        Err(other) => Err(other),
+                    }
+                },
+            );
+            let mut found: Vec<T> = found.await?.into_iter().flatten().collect();
+            self.passed_over
+                .tell("the database holds rows that cannot be read", &unreadable);
+            let limit = question.limit.unwrap_or(usize::MAX);
+            if found.len() >= limit || asked.is_none_or(|asked| seen < asked) {
+                found.truncate(limit);
+                return Ok(found);
+            }
+            // at least twice as far beyond each time: many of them are soon passed
+            beyond = (2 * beyond).max(unreadable.len());
+        }
+    }
+
     /// As [`Link::ask`], for one document or none.
     pub(super) async fn ask_one<T: Send>(
         &self,
@@ -294,6 +351,20 @@ pub(super) async fn in_time<T>(call: impl Future<Output = Result<T, Trouble>>) -
     tokio::time::timeout(CALL_MAX, call)
         .await
         .unwrap_or(Err(Trouble::Silent))
+}
+
+/// As far as it can be told.
+fn id_of(row: &RawDocument) -> String {
+    row.get_str("_id")
+        .map_or_else(|_| "without a readable _id".to_owned(), str::to_owned)
+}
+
+/// With its cause, which is what tells how the row is bad.
+fn told(trouble: &Trouble) -> String {
+    match std::error::Error::source(trouble) {
+        Some(source) => format!("{trouble}: {source}"),
+        None => trouble.to_string(),
+    }
 }
 
 /// A number of whatever width the server chose.

@@ -22,10 +22,12 @@ mod workers;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::job::Job;
 use common::secret::Secret;
 use common::store::{FileStore, IdentityStore, JobStore, LeaderTerms, LogStore, StoreError, WorkerStore};
 use common::tasks::Tasks;
 use common::time::SharedClock;
+use mongodb::bson::Document;
 
 use self::link::Link;
 use self::trouble::Trouble;
@@ -81,6 +83,11 @@ pub async fn connect(url: &Secret<String>, clock: SharedClock) -> Result<Rows, S
         identity: Arc::new(identity::Identity::new(&link, &clock)),
         closing: Closing { link, tasks },
     })
+}
+
+/// For tests that write rows past every check.
+pub(crate) fn document_of(job: &Job) -> Result<Document, StoreError> {
+    Ok(jobs::document_of(job)?)
 }
 
 /// What a crash left of files goes in the background: nobody waits for it.

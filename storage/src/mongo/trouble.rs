@@ -19,6 +19,12 @@ mod code {
     /// What Atlas answers to writes past a cluster's storage.
     pub(super) const SPACE_QUOTA: i32 = 8_000;
     pub(super) const DUPLICATE_KEY: i32 = 11_000;
+    /// A statement that does not go with its row: the row breaks a rule of its collection, has a field of another kind
+    /// than ours, or is too large. In the server's names: BadValue, FailedToParse, TypeMismatch, PathNotViable,
+    /// ConflictingUpdateOperators, CannotBackfillArray, DollarPrefixedFieldName, EmptyFieldName, DottedFieldName,
+    /// ImmutableField, DocumentValidationFailure, CannotIndexParallelArrays, BSONObjectTooLarge, and KeyTooLong.
+    pub(super) const OF_ITS_ROW: [i32; 14] =
+        [2, 9, 14, 28, 40, 52, 56, 57, 66, 121, 171, 10_334, 16_837, 17_280];
     /// The server is not, not yet or no longer the one that takes writes, or lost the connection to the one that is:
     /// the same command again, to whoever is primary then, is right.
     pub(super) const ELSEWHERE: [i32; 13] = [
@@ -103,6 +109,18 @@ impl Trouble {
 
 pub(super) const fn is_duplicate(code: i32) -> bool {
     code == code::DUPLICATE_KEY
+}
+
+/// Whether an error of one statement is its row's own, so that nothing but a change of the row can help.
+pub(super) const fn is_of_its_row(code: i32) -> bool {
+    let mut at = 0;
+    while at < code::OF_ITS_ROW.len() {
+        if code::OF_ITS_ROW[at] == code {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
 impl From<DriverError> for Trouble {

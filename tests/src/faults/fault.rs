@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::stage::Stage;
-use super::{auth, docker, mongo, network, processes, redis, special};
+use super::{auth, docker, mongo, network, processes, redis, special, spoilt};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -33,6 +33,7 @@ pub enum Fault {
     PoisonJob,
     EverythingRestarted,
     RebuildInterrupted,
+    RowsSpoilt,
 }
 
 /// What the mix draws from: those that last some seconds, on the machine's own engine.
@@ -86,5 +87,6 @@ pub async fn inject(fault: Fault, stage: &mut Stage) -> Result<()> {
         Fault::PoisonJob => special::poison_job(stage).await,
         Fault::EverythingRestarted => processes::everything_restarted(stage).await,
         Fault::RebuildInterrupted => redis::rebuild_interrupted(stage).await,
+        Fault::RowsSpoilt => spoilt::rows_spoilt(stage).await,
     }
 }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use common::api_types::{JobView, SubmitJob};
-use common::ids::JobId;
+use common::api_types::{AccountView, CreateAccount, CreateUser, JobView, SubmitJob, UserView, paths};
+use common::identity::Role;
+use common::ids::{AccountId, JobId};
 use common::time::{Clock, SystemClock};
 use futures_util::future::try_join_all;
 
@@ -25,6 +26,8 @@ const PAUSE_MOST: Duration = Duration::from_millis(150);
 const FIFTHS_MOST: u64 = 14;
 /// For the end of one job, after a fault; generous, the law is stricter.
 const ENDED_WITHIN: Duration = Duration::from_secs(90);
+/// An account and a user of it.
+const CROWD: &str = "crowd";
 /// Of one call, as the API takes it.
 const BULK: usize = 500;
 
@@ -38,6 +41,8 @@ pub struct Hands {
     /// One look at the rows at a time: of two, the older could be noted last.
     looks: Arc<tokio::sync::Mutex<()>>,
     slowest_canary: Arc<Mutex<Duration>>,
+    /// Which rows belong to the history, where there are others.
+    which: &'static str,
 }
 
 impl Hands {
@@ -49,7 +54,48 @@ impl Hands {
             jobs: Arc::default(),
             looks: Arc::default(),
             slowest_canary: Arc::default(),
+            which: "",
         }
+    }
+
+    /// Where a crowd waits beside them, only the watched jobs are read.
+    pub fn beside_a_crowd(self) -> Self {
+        Self {
+            which: marked::WATCHED,
+            ..self
+        }
+    }
+
+    /// A crowd of another account's jobs, which nobody watches, in calls of many.
+    ///
+    /// # Errors
+    /// When the account cannot be made, or a call is refused.
+    pub async fn crowd(&self, count: usize) -> Result<AccountId> {
+        let account = AccountId::new(CROWD)?;
+        let password = format!("crowd-{:016x}", rand::random::<u64>());
+        let new = CreateAccount {
+            id: account.clone(),
+            name: CROWD.to_owned(),
+            plan: None,
+        };
+        let _: AccountView = self.client.post(paths::ACCOUNTS, &new).await?;
+        let user = CreateUser {
+            username: CROWD.to_owned(),
+            password: password.clone(),
+            role: Role::User,
+            account: account.clone(),
+        };
+        let _: UserView = self.client.post(paths::USERS, &user).await?;
+        let client = Client::new(&self.client.base())?
+            .sign_in(CROWD, &password)
+            .await?;
+        let mut left = count;
+        while left > 0 {
+            let part = left.min(BULK);
+            client.submit_all(vec![sim::job(); part]).await?;
+            left -= part;
+        }
+        Ok(account)
     }
 
     /// So many of each, in a steady stream and in an order by lot.
@@ -108,7 +154,8 @@ impl Hands {
     ///
     /// # Errors
     /// When a call is refused or not answered.
-    pub async fn bulk(&self, name: &str, count: usize) -> Result<()> {
+    pub async fn bulk(&self, name: &str, count: usize) -> Result<Vec<JobId>> {
+        let mut all = Vec::with_capacity(count);
         let keys: Vec<Key> = (0..count).map(|number| format!("{name}-{number}")).collect();
         for keys in keys.chunks(BULK) {
             let named = |key: &Key| SubmitJob {
@@ -124,11 +171,12 @@ impl Hands {
             }
             let ids = self.client.submit_all(keys.iter().map(named).collect()).await?;
             for (id, call) in ids.into_iter().zip(calls) {
+                all.push(id);
                 let answer = Answer::Ok { job: id };
                 self.recorder.note(Event::Answered { call, answer });
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// A new job goes through, whatever happened before.
@@ -144,6 +192,11 @@ impl Hands {
             self.simulated(&key).await?
         };
         let ended = self.client.ended(id, ENDED_WITHIN).await?;
+        // A reading like any other: one of all rows takes many calls, and may not get to its end between two faults. It
+        // has ended, so a look under way that is noted before cannot know more.
+        let looks = self.looks.lock().await;
+        self.recorder.note_rows(std::slice::from_ref(&ended));
+        drop(looks);
         if ended
             .outcome
             .as_ref()
@@ -167,7 +220,7 @@ impl Hands {
     /// When they cannot be read.
     pub async fn look(&self) -> Result<Vec<JobView>> {
         let _one = self.looks.lock().await;
-        self.recorder.read_rows(&self.client).await
+        self.recorder.read_rows_of(&self.client, self.which).await
     }
 
     /// Waits until every job has ended.

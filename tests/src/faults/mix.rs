@@ -34,6 +34,8 @@ pub async fn play(length: Duration, containers: usize, seed: u64) -> Result<Play
         turns_clock: false,
         lossless: false,
         refused_least: 0,
+        stale_writes_least: 0,
+        crowd: 0,
     };
     let mut stage = Stage::open(&setting, seed).await?;
     let mut injected = 0;
@@ -50,6 +52,7 @@ pub async fn play(length: Duration, containers: usize, seed: u64) -> Result<Play
         took: SystemClock.mono().since(begun),
         seed,
         result,
+        shown: None,
     })
 }
 

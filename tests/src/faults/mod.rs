@@ -20,5 +20,6 @@ mod redis;
 pub mod report;
 pub mod rows;
 mod special;
+mod spoilt;
 mod stage;
 mod verdict;

@@ -1,15 +1,18 @@
 //! Plays one row: jobs keep coming while the fault is injected again and again; then everything has to end, and the
 //! history keeps its laws.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use common::time::{Clock, SystemClock};
 
 use super::fault::{Fault, inject};
+use super::processes::LATE_CLAIMS;
 use super::rows::{JOBS, Row, Setting};
+use super::special::{MEGABYTES_AT_ONCE, SHORT_AT_ONCE};
 use super::stage::Stage;
-use super::verdict::{Counts, check, counts};
+use super::verdict::{Counts, broken_laws, check, counts};
 
 /// How a row went.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Played {
     pub took: Duration,
     pub seed: u64,
     pub result: Result<()>,
+    /// Of a negative control that has shown what it is for: the laws that were broken.
+    pub shown: Option<String>,
 }
 
 /// Plays a row by this seed. The counts are of what was seen, also where it did not go well.
@@ -42,6 +47,36 @@ pub async fn row(row: &Row, setting: &Setting, seed: u64) -> Result<Played> {
         took: SystemClock.mono().since(begun),
         seed,
         result,
+        shown: None,
+    })
+}
+
+/// Plays a row over programs without fences, to see its laws broken.
+///
+/// # Errors
+/// When not even the stage can be had.
+pub async fn control(row: &Row, setting: &Setting, programs: PathBuf, seed: u64) -> Result<Played> {
+    let begun = SystemClock.mono();
+    println!("{}: {} (seed {seed})", row.id, row.what);
+    let mut stage = Stage::open_with(programs, setting, seed).await?;
+    let mut injected = 0;
+    // it may well not get to its end: what was seen until then counts
+    if let Err(error) = play(&mut stage, setting, &mut injected).await {
+        println!("    it did not get to its end: {error:#}");
+    }
+    let (counts, broken) = (counts(&stage, injected), broken_laws(&stage));
+    // programs that have lost their laws need not end well
+    drop(stage);
+    let (result, shown) = match broken {
+        Ok(laws) => (Ok(()), Some(laws)),
+        Err(error) => (Err(error), None),
+    };
+    Ok(Played {
+        counts,
+        took: SystemClock.mono().since(begun),
+        seed,
+        result,
+        shown,
     })
 }
 
@@ -76,7 +111,8 @@ async fn play(stage: &mut Stage, setting: &Setting, injected: &mut usize) -> Res
 const fn jobs_of_its_own(fault: Fault) -> usize {
     match fault {
         Fault::CancelRaces => 25,
-        Fault::ShortJobs => 5,
+        Fault::LeaderStopped => LATE_CLAIMS,
+        Fault::ShortJobs => SHORT_AT_ONCE + MEGABYTES_AT_ONCE,
         _ => 0,
     }
 }

@@ -3,12 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use common::ids::JobId;
 use rustix::process::Signal;
 
 use super::rows::{LEASE, LOCK};
 use super::stage::Stage;
 use crate::agents::Agent;
+use crate::proxy::Weather;
 use crate::wait::{LONG, wait_for};
+
+/// Jobs that a leader claims just before it stands still: fewer than the simulated agents have slots.
+pub const LATE_CLAIMS: usize = 20;
+/// Their names begin so. A claim carries the whole job, and nothing that a leader asks does.
+const LATE: &str = "claimed-late";
 
 /// Agents that a fault may hit; the namespace's own is only cut off.
 const REAL: [&str; 2] = ["a", "b"];
@@ -40,18 +47,46 @@ async fn another_leads(stage: &mut Stage, old: usize) -> Result<()> {
     .await
 }
 
+/// The instant is the worst that there is: its trust in the lock was looked at, its claims are on their way to the
+/// database and have not come there. They come when others lead, and have claimed the same jobs.
 pub async fn leader_stopped(stage: &mut Stage) -> Result<()> {
     stage.lasts(100, 1_000).await;
     let leader = stage.leader().await?;
-    let resigned = stage.scheduler(leader)?.said("the term is over");
-    stage.fault("the leader stands still");
+    let program = stage.scheduler(leader)?;
+    let (resigned, late) = (program.said("the term is over"), late_writes(&program.log()));
+    let way = program.ways()?.mongo.clone();
+    let caught = way.caught();
+    way.turns(Weather::HoldsAt(LATE.as_bytes()));
+    let jobs = stage
+        .hands
+        .bulk(&format!("{LATE}-{}", stage.round), LATE_CLAIMS)
+        .await;
+    let held = wait_for(LONG, "claims of the leader on their way", async || {
+        if way.caught() > caught {
+            Ok(())
+        } else {
+            Err("none".to_owned())
+        }
+    })
+    .await;
+    stage.fault("the leader stands still, with claims on their way");
     stage.scheduler(leader)?.signal(Signal::STOP)?;
     let three = u64::try_from(LOCK.as_millis())? * 3;
     stage.lasts(three, three + 500).await;
     let other = another_leads(stage, leader).await;
+    let claimed = match &jobs {
+        Ok(jobs) => all_claimed(stage, jobs).await,
+        Err(_) => Ok(()),
+    };
+    stage.fault("its claims arrive");
+    way.clears();
+    stage.lasts(300, 500).await;
     stage.fault("it goes on");
     stage.scheduler(leader)?.signal(Signal::CONT)?;
+    let _ = jobs?;
+    held?;
     other?;
+    claimed?;
     let program = stage.scheduler(leader)?;
     wait_for(LONG, "the old leader to resign", async || {
         if program.said("the term is over") > resigned {
@@ -60,7 +95,40 @@ pub async fn leader_stopped(stage: &mut Stage) -> Result<()> {
             Err("it has not".to_owned())
         }
     })
+    .await?;
+    let late = late_writes(&program.log()).saturating_sub(late);
+    stage.stale_writes += late;
+    Ok(())
+}
+
+/// By whoever leads now.
+async fn all_claimed(stage: &Stage, jobs: &[JobId]) -> Result<()> {
+    wait_for(
+        LONG,
+        "the same jobs to be claimed by another leader",
+        async || {
+            let rows = stage.opened.stores.jobs.get_many(jobs).await;
+            let rows = rows.map_err(|error| error.to_string())?;
+            let waiting = rows.iter().filter(|job| job.attempts_total == 0).count();
+            match waiting {
+                0 => Ok(()),
+                waiting => Err(format!("{waiting} are not")),
+            }
+        },
+    )
     .await
+}
+
+/// How many changes of rows a program made too late, and was told so.
+fn late_writes(log: &str) -> usize {
+    log.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|line| {
+            let message = line["message"].as_str();
+            message.is_some_and(|message| message.starts_with("changes came too late"))
+        })
+        .filter_map(|line| usize::try_from(line["refused"].as_u64()?).ok())
+        .sum()
 }
 
 pub async fn api_killed(stage: &mut Stage) -> Result<()> {

@@ -1,14 +1,15 @@
 //! Redis, which everything has to outlive: killed, wiped, silent, or of the wrong kind.
 
 use anyhow::{Result, ensure};
+use common::job::StateName;
+use common::store::StoreError;
 use rustix::process::Signal;
 use storage::conformance::redis_server::RedisServer;
 
 use super::rows::LOCK;
 use super::stage::Stage;
+use crate::wait::{LONG, wait_for};
 
-/// Waiting at once, for a queue that takes a while to make anew.
-const LONG_QUEUE: usize = 1_000;
 const HOUR_S: i64 = 3_600;
 
 pub async fn restarted(stage: &mut Stage) -> Result<()> {
@@ -80,8 +81,6 @@ pub async fn evicts(stage: &mut Stage) -> Result<()> {
 
 /// The leader loses its lock in the middle of making a long queue anew.
 pub async fn rebuild_interrupted(stage: &mut Stage) -> Result<()> {
-    let name = format!("long-{}", stage.round);
-    stage.hands.bulk(&name, LONG_QUEUE).await?;
     let leader = stage.leader().await?;
     stage.fault("Redis is wiped under a long queue");
     stage.fleet.redis.flush_all().await;
@@ -90,5 +89,36 @@ pub async fn rebuild_interrupted(stage: &mut Stage) -> Result<()> {
     stage.scheduler(leader)?.signal(Signal::STOP)?;
     let life = u64::try_from(LOCK.as_millis())?;
     stage.lasts(2 * life, 3 * life).await;
-    stage.scheduler(leader)?.signal(Signal::CONT)
+    stage.scheduler(leader)?.signal(Signal::CONT)?;
+    crowd_is_whole(stage).await
+}
+
+/// Each job of the crowd has its row, none has failed, and every one that waits has its place in the queue again.
+async fn crowd_is_whole(stage: &Stage) -> Result<()> {
+    let Some((account, count)) = &stage.crowd else {
+        return Ok(());
+    };
+    let stores = &stage.opened.stores;
+    wait_for(LONG, "the whole queue to be there again", async || {
+        let whole = async {
+            let states = stores.jobs.count_by_state(Some(account)).await?;
+            let queued = stores.jobs.count_queued().await?;
+            Ok::<_, StoreError>((states, queued, stores.queue.len().await?))
+        };
+        let (states, queued, places) = whole.await.map_err(|error| error.to_string())?;
+        let rows: u64 = states.iter().map(|(_, count)| count).sum();
+        let failed: u64 = states
+            .iter()
+            .filter(|(state, _)| matches!(state, StateName::Failed | StateName::Cancelled))
+            .map(|(_, count)| count)
+            .sum();
+        if rows == *count as u64 && failed == 0 && places >= queued {
+            println!("    {queued} wait, and have their places");
+            return Ok(());
+        }
+        Err(format!(
+            "{rows} rows of {count}, {failed} failed, {places} places for {queued} that wait"
+        ))
+    })
+    .await
 }

@@ -8,14 +8,14 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::play::Played;
-use super::rows::{Plays, ROWS};
+use super::rows::ROWS;
 use crate::scripts::run;
 use crate::tidy::root;
 
 const DOCUMENT: &str = "docs/reliability.md";
 const BEGIN: &str = "<!-- begin faults -->\n";
 const END: &str = "<!-- end faults -->";
-const HEAD: &str = "| row | fault | injections | jobs (in containers) | succeeded | attempts lost | late results refused | terms given up | longest answer | slowest canary | most memory | result | took | seed | of |\n\
+const HEAD: &str = "| row | fault | injections | jobs (in containers) | succeeded | attempts lost | late results or writes refused | terms given up | longest answer | slowest canary | most memory | result | took | seed | of |\n\
     | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | --- | --- |\n";
 const MIX: (&str, &str) = ("mix", "faults drawn by lot, one of which stays on to the end");
 
@@ -44,7 +44,10 @@ pub fn write(id: &str, played: &Played) -> Result<()> {
 fn line(id: &str, played: &Played) -> String {
     let counts = &played.counts;
     let result = match &played.result {
-        Ok(()) => "held".to_owned(),
+        Ok(()) => match &played.shown {
+            None => "held".to_owned(),
+            Some(laws) => format!("broke its laws, as it has to: {}", cut(laws)),
+        },
         Err(error) => format!("**broken**: {}", first_line(error)),
     };
     format!(
@@ -55,7 +58,7 @@ fn line(id: &str, played: &Played) -> String {
         counts.containers,
         counts.succeeded,
         counts.lost,
-        counts.refused,
+        counts.refused + counts.stale_writes,
         counts.resigned,
         counts.longest_answer.as_secs_f64(),
         counts.slowest_canary.as_secs_f64(),
@@ -68,9 +71,12 @@ fn line(id: &str, played: &Played) -> String {
 
 /// Short enough for a table, and none of its bars.
 fn first_line(error: &anyhow::Error) -> String {
+    cut(&format!("{error:#}"))
+}
+
+fn cut(text: &str) -> String {
     const SHOWN: usize = 300;
-    let text = format!("{error:#}").replace(['|', '\n'], " ");
-    text.chars().take(SHOWN).collect()
+    text.replace(['|', '\n'], " ").chars().take(SHOWN).collect()
 }
 
 fn what(id: &str) -> &'static str {
@@ -102,17 +108,14 @@ fn replaced(text: &str, id: &str, line: &str) -> Result<String> {
         .lines()
         .collect();
     let mut table = HEAD.to_owned();
-    let rows = ROWS.iter().map(|row| (row.id, row.what, row.plays));
-    let mix = (MIX.0, MIX.1, Plays::NotRun("not yet"));
-    for (of, what, plays) in rows.chain([mix]) {
+    let rows = ROWS.iter().map(|row| (row.id, row.what));
+    for (of, what) in rows.chain([MIX]) {
         let known = old.iter().find(|old| old.starts_with(&format!("| {of} |")));
         let ran = known.filter(|known| !known.contains("| not run"));
-        match (of == id, ran, plays) {
-            (true, _, _) => table.push_str(line),
-            (false, Some(ran), Plays::Fault(_)) => table.push_str(&format!("{ran}\n")),
-            (false, Some(ran), _) if of == MIX.0 => table.push_str(&format!("{ran}\n")),
-            (false, _, Plays::NotRun(why)) => table.push_str(&empty(of, what, &format!("not run: {why}"))),
-            (false, _, Plays::Fault(_)) => table.push_str(&empty(of, what, "not run yet")),
+        match (of == id, ran) {
+            (true, _) => table.push_str(line),
+            (false, Some(ran)) => table.push_str(&format!("{ran}\n")),
+            (false, None) => table.push_str(&empty(of, what, "not run yet")),
         }
     }
     Ok(format!("{}{table}{}", &text[..from], &text[end..]))

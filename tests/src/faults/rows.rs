@@ -8,6 +8,8 @@ use super::fault::Fault;
 pub const JOBS: usize = 500;
 /// Of them real containers, where the row needs any.
 pub const CONTAINERS: usize = 50;
+/// Jobs in the long queue.
+pub const CROWD: usize = 50_000;
 /// Injections of a row where the matrix asks for no more.
 pub const INJECTIONS: usize = 5;
 
@@ -18,13 +20,17 @@ pub struct Row {
     pub plays: Plays,
 }
 
+/// Names the folder of the programs without fences (scripts/faults builds them).
+pub const UNFENCED: &str = "PROGRAMS_WITHOUT_FENCES";
+
 /// How a row is played.
 #[derive(Debug, Clone, Copy)]
 pub enum Plays {
     /// A fault again and again while jobs come.
     Fault(Setting),
-    /// Not yet, and why.
-    NotRun(&'static str),
+    /// The same over programs that were built without fences: it holds when the laws are broken, and shows that they see
+    /// it. They are the programs of the folder that [`UNFENCED`] names.
+    Control(Setting),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +48,10 @@ pub struct Setting {
     pub lossless: bool,
     /// Late results that have to be seen refused, so that the fencing was really tried.
     pub refused_least: usize,
+    /// Writes of a leader whose term was over that have to be seen refused, for the same reason.
+    pub stale_writes_least: usize,
+    /// Another account's jobs that wait from the beginning.
+    pub crowd: usize,
 }
 
 /// What most rows have.
@@ -55,6 +65,8 @@ const fn of(fault: Fault) -> Setting {
         turns_clock: false,
         lossless: true,
         refused_least: 0,
+        stale_writes_least: 0,
+        crowd: 0,
     }
 }
 
@@ -84,6 +96,17 @@ impl Setting {
         }
     }
 
+    const fn refusing_writes(self, stale_writes_least: usize) -> Self {
+        Self {
+            stale_writes_least,
+            ..self
+        }
+    }
+
+    const fn beside_a_crowd(self) -> Self {
+        Self { crowd: CROWD, ..self }
+    }
+
     const fn with_agents(self, simulated: usize) -> Self {
         Self { simulated, ..self }
     }
@@ -111,11 +134,11 @@ const fn fault(id: &'static str, what: &'static str, setting: Setting) -> Row {
     }
 }
 
-const fn not_run(id: &'static str, what: &'static str, why: &'static str) -> Row {
+const fn control(id: &'static str, what: &'static str, setting: Setting) -> Row {
     Row {
         id,
         what,
-        plays: Plays::NotRun(why),
+        plays: Plays::Control(setting),
     }
 }
 
@@ -128,7 +151,12 @@ pub const ROWS: &[Row] = &[
     fault(
         "F2",
         "the leader stands still for three lives of its lock",
-        of(Fault::LeaderStopped).in_containers(),
+        of(Fault::LeaderStopped).in_containers().refusing_writes(5),
+    ),
+    control(
+        "F2 without fences",
+        "the same, and its late writes are not checked: the laws have to break",
+        of(Fault::LeaderStopped).in_containers().may_lose(),
     ),
     fault(
         "F3",
@@ -185,6 +213,11 @@ pub const ROWS: &[Row] = &[
         "an agent stands still for two leases",
         of(Fault::AgentStopped).in_containers().may_lose().refusing(5),
     ),
+    control(
+        "F13 without fences",
+        "the same, and its late results are not checked: the laws have to break",
+        of(Fault::AgentStopped).in_containers().may_lose(),
+    ),
     fault(
         "F14",
         "an agent's link passes in one direction only",
@@ -215,8 +248,8 @@ pub const ROWS: &[Row] = &[
     ),
     fault(
         "F21",
-        "four jobs that end at once, one that prints a megabyte and ends",
-        of(Fault::ShortJobs).times(50),
+        "25 jobs that end at once, five that print a megabyte and end",
+        of(Fault::ShortJobs).times(40),
     ),
     fault(
         "F23",
@@ -250,13 +283,13 @@ pub const ROWS: &[Row] = &[
     ),
     fault(
         "F29",
-        "the leader stands still past its lock while it makes a long queue anew",
-        of(Fault::RebuildInterrupted),
+        "the leader stands still past its lock while it makes a queue of 50,000 anew",
+        of(Fault::RebuildInterrupted).beside_a_crowd(),
     ),
-    not_run(
+    fault(
         "F30",
-        "the sweep finds rows that it cannot change",
-        "needs a row that no program of ours can write",
+        "rows that nobody can read or change are in the way of sweeps, take-overs and queue",
+        of(Fault::RowsSpoilt),
     ),
 ];
 

@@ -14,8 +14,9 @@ use crate::chaos::Chaos;
 use crate::client::{Client, brief, shell};
 use crate::wait::{LONG, wait_for};
 
-/// Of one injection.
-const SHORT_AT_ONCE: usize = 4;
+/// Of one injection of short jobs: so many that end at once, and so many that print a megabyte and end.
+pub const SHORT_AT_ONCE: usize = 25;
+pub const MEGABYTES_AT_ONCE: usize = 5;
 /// At a time, so that none waits for a slot.
 const RACES: usize = 25;
 /// How far from the middle a cancel comes, and how far the middle moves after each round.
@@ -27,7 +28,7 @@ const LINE: &[u8] = b"0123456789abcde\n";
 /// How often a job whose worker is lost is begun.
 const ATTEMPTS_MOST: u32 = 4;
 
-/// Some that end at once, and one that prints a megabyte and ends; each log is whole.
+/// Some that end at once, and some that print a megabyte and end; each log is whole.
 pub async fn short_jobs(stage: &mut Stage) -> Result<()> {
     if stage.agents.is_empty() {
         stage.start_agent("a", None).await?;
@@ -43,8 +44,10 @@ pub async fn short_jobs(stage: &mut Stage) -> Result<()> {
     let count = MEGABYTE / LINE.len();
     let line = String::from_utf8_lossy(LINE);
     let job = shell(&format!("yes {} | head -n {count}", line.trim_end()));
-    let id = hands.submit(&format!("megabyte-{round}"), &job).await?;
-    jobs.push((id, LINE.repeat(count)));
+    for number in 0..MEGABYTES_AT_ONCE {
+        let id = hands.submit(&format!("megabyte-{round}-{number}"), &job).await?;
+        jobs.push((id, LINE.repeat(count)));
+    }
     for (id, written) in jobs {
         let ended = hands.client.ended(id, LONG).await?;
         ensure!(ended.state == StateName::Succeeded, "{}", brief(&ended));

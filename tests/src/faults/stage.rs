@@ -1,11 +1,12 @@
 //! What a row is played on: a fleet whose parts stand apart, agents with a link of their own each, witnesses.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use common::ids::{JobId, WorkerId};
+use common::ids::{AccountId, JobId, WorkerId};
 use common::job::StateName;
 use common::tasks::Tasks;
 use common::time::SystemClock;
@@ -65,6 +66,10 @@ pub struct Stage {
     pub round: usize,
     /// After how long a cancel meets the end of its job.
     pub race_ms: u64,
+    /// Writes of leaders whose term was over that were seen refused.
+    pub stale_writes: usize,
+    /// The account whose jobs wait in a long queue, and how many they were.
+    pub crowd: Option<(AccountId, usize)>,
     pub recorder: Recorder,
     mark: String,
     pub tasks: Tasks,
@@ -76,12 +81,23 @@ impl Stage {
     /// # Errors
     /// What is not.
     pub async fn open(setting: &Setting, seed: u64) -> Result<Self> {
-        let tasks = Tasks::new();
         let redis = match setting.turns_clock {
             true => RedisServer::with_a_clock_of_its_own().await,
             false => RedisServer::start().await,
         };
-        let fleet = Fleet::start_apart(SIZE, redis).await?;
+        Self::over(Fleet::start_apart(SIZE, redis).await?, setting, seed).await
+    }
+
+    /// As [`Stage::open`], with the programs of that folder.
+    ///
+    /// # Errors
+    /// As [`Stage::open`].
+    pub async fn open_with(programs: PathBuf, setting: &Setting, seed: u64) -> Result<Self> {
+        Self::over(Fleet::start_others(SIZE, programs).await?, setting, seed).await
+    }
+
+    async fn over(fleet: Fleet, setting: &Setting, seed: u64) -> Result<Self> {
+        let tasks = Tasks::new();
         let front = Proxy::open(fleet.apis.iter().map(|api| api.address).collect(), &tasks).await?;
         let mark = format!("jwf-{:08x}", rand::random::<u32>());
         let recorder = Recorder::default();
@@ -104,6 +120,8 @@ impl Stage {
             front,
             round: 0,
             race_ms: u64::try_from(RUN.as_millis())?,
+            stale_writes: 0,
+            crowd: None,
             recorder,
             mark,
             tasks,
@@ -117,6 +135,11 @@ impl Stage {
         if setting.containers > 0 {
             stage.start_agent("a", None).await?;
             stage.start_agent("b", None).await?;
+        }
+        if setting.crowd > 0 {
+            stage.hands = stage.hands.clone().beside_a_crowd();
+            let account = stage.hands.crowd(setting.crowd).await?;
+            stage.crowd = Some((account, setting.crowd));
         }
         stage.look_on();
         Ok(stage)

@@ -45,6 +45,7 @@ pub struct Counts {
     /// By their words.
     pub ends: BTreeMap<String, usize>,
     pub refused: usize,
+    pub stale_writes: usize,
     pub resigned: usize,
     pub longest_answer: Duration,
     pub slowest_canary: Duration,
@@ -71,6 +72,7 @@ pub fn counts(stage: &Stage, injections: usize) -> Counts {
         ends,
         lost: attempts.filter(|attempt| attempt.was_infrastructure()).count(),
         refused: history.refused().len(),
+        stale_writes: stage.stale_writes,
         resigned: schedulers.map(|program| program.said("the term is over")).sum(),
         longest_answer: longest_answer(&history),
         slowest_canary: stage.hands.slowest_canary(),
@@ -90,6 +92,12 @@ pub fn check(stage: &Stage, setting: &Setting, counts: &Counts) -> Result<()> {
         },
     ])?;
     ensure!(
+        counts.stale_writes >= setting.stale_writes_least,
+        "{} late writes of a leader were seen refused, expected {}",
+        counts.stale_writes,
+        setting.stale_writes_least
+    );
+    ensure!(
         counts.longest_answer <= ANSWER_WITHIN,
         "a request was not answered for {:?}",
         counts.longest_answer
@@ -106,6 +114,28 @@ pub fn check(stage: &Stage, setting: &Setting, counts: &Counts) -> Result<()> {
         both_win(&history)?;
     }
     Ok(())
+}
+
+/// Of a negative control: the first laws that its history breaks. Not those that say that all has ended, since without
+/// fences it may not.
+///
+/// # Errors
+/// When it breaks none, or ran over programs that have their fences: then nothing was shown.
+pub fn broken_laws(stage: &Stage) -> Result<String> {
+    let schedulers = stage.fleet.schedulers.iter();
+    let unfenced = schedulers.filter(|program| program.said("built without fences") > 0);
+    ensure!(
+        unfenced.count() == stage.fleet.schedulers.len(),
+        "these schedulers have their fences: the control shows nothing"
+    );
+    match stage
+        .recorder
+        .history()
+        .check(&[I3, I4, I4b(Duration::ZERO), I6 { seen: 0 }])
+    {
+        Err(broken) => Ok(format!("{broken:#}")),
+        Ok(()) => bail!("without fences no law was broken: the laws see nothing, or the fault missed"),
+    }
 }
 
 fn in_a_container(row: &Row) -> bool {

@@ -79,7 +79,21 @@ impl Recorder {
     /// # Errors
     /// The refusal, or what broke; then nothing is noted.
     pub async fn read_rows(&self, client: &Client) -> Result<Vec<JobView>> {
-        let jobs = client.jobs().await?;
+        self.read_rows_of(client, "").await
+    }
+
+    /// As [`Recorder::read_rows`], of those that `which` names ([`Client::jobs_of`]).
+    ///
+    /// # Errors
+    /// As [`Recorder::read_rows`].
+    pub async fn read_rows_of(&self, client: &Client, which: &str) -> Result<Vec<JobView>> {
+        let jobs = client.jobs_of(which).await?;
+        self.note_rows(&jobs);
+        Ok(jobs)
+    }
+
+    /// Rows as they were read just now, by one reader at a time.
+    pub fn note_rows(&self, jobs: &[JobView]) {
         let mut known = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         for row in jobs.iter().map(Row::from) {
             if known.get(&row.job) != Some(&row.hash) {
@@ -87,8 +101,6 @@ impl Recorder {
                 self.note(Event::Row { row: Box::new(row) });
             }
         }
-        drop(known);
-        Ok(jobs)
     }
 
     async fn call(&self, request: Request, answer: impl Future<Output = Result<JobView>>) -> Result<JobView> {

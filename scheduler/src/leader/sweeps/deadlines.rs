@@ -3,27 +3,15 @@
 use common::lifecycle::JobEvent;
 use common::store::Due;
 
-use super::BATCH;
+use super::change_due;
 use crate::leader::Context;
-use crate::leader::term::{DutyError, Term, Written};
+use crate::leader::term::{DutyError, Term};
 
 /// # Errors
 /// When the term ended, or the store does not answer.
 pub async fn run(context: &Context, term: &Term) -> Result<(), DutyError> {
-    loop {
-        let rows = context
-            .stores
-            .jobs
-            .due(Due::QueueDeadline, context.clock.now(), BATCH)
-            .await?;
-        let events = rows
-            .iter()
-            .map(|job| (job, JobEvent::QueueDeadlinePassed))
-            .collect();
-        let written = term.write(events).await?;
-        let changed = written.iter().any(|answer| matches!(answer, Written::Done(_)));
-        if rows.len() < BATCH || !changed {
-            return Ok(());
-        }
-    }
+    change_due(context, term, Due::QueueDeadline, || {
+        JobEvent::QueueDeadlinePassed
+    })
+    .await
 }

@@ -51,7 +51,9 @@ async fn expire(term: &Term, rows: &[Job], judged: &Judged) -> Result<(), DutyEr
         .iter()
         .filter(|answer| matches!(answer, Written::Done(_)))
         .count();
-    tracing::warn!(expired, "attempts of lost sessions have expired");
+    if expired > 0 {
+        tracing::warn!(expired, "attempts of lost sessions have expired");
+    }
     Ok(())
 }
 

@@ -1,6 +1,10 @@
 //! Questions about jobs. Each is answered by an index; the tests below hold SQLite's plans to it.
+//!
+//! A row whose document cannot be read is left out of every answer but that of [`get`], and told in the log: one that
+//! somebody has spoilt must not stop the sweeps, the queue or a list for all others.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 
 use common::ids::{AccountId, JobId, SessionId};
 use common::job::{Epoch, Job, StateName};
@@ -10,13 +14,14 @@ use rusqlite::{Connection, OptionalExtension, Rows, params};
 
 use super::super::sqlite::{decode, sql};
 use super::row::{name, number};
+use crate::passed_over::{PassedOver, Row as Passed};
 
 /// Rows that one page looks at in one scan: a filter that hardly anything fits must not hold a connection for long.
 pub(super) const SCAN_MAX: usize = 20_000;
 /// Longest page of a list.
 const PAGE_MAX: usize = 1_000;
 /// Most rows of one sweep's answer.
-const SWEEP_MAX: usize = 100_000;
+pub(super) const SWEEP_MAX: usize = 100_000;
 
 const GET: &str = "SELECT doc FROM jobs WHERE id = ?1";
 const LIST_ACCOUNT: &str = "SELECT id, state, doc FROM jobs
@@ -28,19 +33,56 @@ const LIST_ALL: &str = "SELECT id, state, doc FROM jobs WHERE id < ?1 AND hidden
 const ACTIVE: &str =
     "SELECT id, session, epoch FROM jobs WHERE state = ?1 AND state < 4 AND id > ?2 ORDER BY id";
 const CANCELLING: &str = "SELECT id, session, 0 FROM jobs WHERE cancelling = 1 AND id > ?1 ORDER BY id";
-const DUE: &str =
-    "SELECT doc FROM jobs WHERE state = ?1 AND due <= ?2 AND due IS NOT NULL ORDER BY due LIMIT ?3";
+const DUE: &str = "SELECT id, doc FROM jobs WHERE state = ?1 AND due <= ?2 AND due IS NOT NULL ORDER BY due";
 
 const COUNT: &str = "SELECT count(*) FROM jobs WHERE account = ?1 AND state = ?2";
 
 pub(super) fn get(db: &Connection, id: JobId) -> Result<Option<Job>, StoreError> {
-    let doc = db
-        .prepare_cached(GET)
+    let doc = document(db, id)?;
+    doc.map(|doc| decode("a job", &doc)).transpose()
+}
+
+/// Those that are there and can be read.
+pub(super) fn get_many(db: &Connection, ids: &[JobId]) -> Result<Vec<Job>, StoreError> {
+    let (mut jobs, mut readable) = (Vec::with_capacity(ids.len()), Readable::default());
+    for id in ids {
+        if let Some(doc) = document(db, *id)? {
+            jobs.extend(readable.job(*id, &doc));
+        }
+    }
+    Ok(jobs)
+}
+
+fn document(db: &Connection, id: JobId) -> Result<Option<String>, StoreError> {
+    db.prepare_cached(GET)
         .map_err(sql)?
         .query_row([id.as_u128().to_be_bytes()], |row| row.get::<_, String>(0))
         .optional()
-        .map_err(sql)?;
-    doc.map(|doc| decode("a job", &doc)).transpose()
+        .map_err(sql)
+}
+
+/// Reads documents; at its end it tells of those that were none.
+#[derive(Default)]
+struct Readable(Vec<Passed>);
+
+/// Of the process: whoever has opened the same file twice hears of a row once.
+static PASSED_OVER: LazyLock<PassedOver> = LazyLock::new(PassedOver::default);
+
+impl Readable {
+    fn job(&mut self, id: JobId, doc: &str) -> Option<Job> {
+        match serde_json::from_str::<Job>(doc) {
+            Ok(job) if job.id == id => return Some(job),
+            Ok(_) => self.0.push((id.to_string(), "it is another job's".to_owned())),
+            Err(error) => self.0.push((id.to_string(), error.to_string())),
+        }
+        None
+    }
+}
+
+impl Drop for Readable {
+    fn drop(&mut self) {
+        PASSED_OVER.tell("the database holds rows that cannot be read", &self.0);
+    }
 }
 
 pub(super) fn list(db: &Connection, query: &JobQuery) -> Result<Page<Job>, StoreError> {
@@ -84,6 +126,7 @@ struct Found<'a> {
     labels: &'a [(String, String)],
     limit: usize,
     rows: Vec<(JobId, String)>,
+    readable: Readable,
     /// The highest id that a scan stopped at with more below it: nothing under it is known to be complete.
     floor: Option<JobId>,
 }
@@ -95,6 +138,7 @@ impl<'a> Found<'a> {
             labels,
             limit,
             rows: Vec::new(),
+            readable: Readable::default(),
             floor: None,
         }
     }
@@ -112,7 +156,7 @@ impl<'a> Found<'a> {
             let state = name(row.get(1).map_err(sql)?);
             if state.is_some_and(|state| self.states.contains(&state)) {
                 let doc: String = row.get(2).map_err(sql)?;
-                if self.carries_labels(&doc)? {
+                if self.carries_labels(id, &doc) {
                     if found == self.limit {
                         self.stop_at(last);
                         break;
@@ -130,13 +174,15 @@ impl<'a> Found<'a> {
         self.floor = self.floor.max(id);
     }
 
-    fn carries_labels(&self, doc: &str) -> Result<bool, StoreError> {
+    fn carries_labels(&mut self, id: JobId, doc: &str) -> bool {
         if self.labels.is_empty() {
-            return Ok(true);
+            return true;
         }
-        let job: Job = decode("a job", doc)?;
+        let Some(job) = self.readable.job(id, doc) else {
+            return false;
+        };
         let carries = |(name, value): &(String, String)| job.spec.labels.get(name) == Some(value);
-        Ok(self.labels.iter().all(carries))
+        self.labels.iter().all(carries)
     }
 
     fn page(mut self) -> Result<Page<Job>, StoreError> {
@@ -148,9 +194,10 @@ impl<'a> Found<'a> {
         } else {
             self.floor
         };
-        let items = self.rows.iter().map(|(_, doc)| decode("a job", doc));
+        let (rows, mut readable) = (self.rows, self.readable);
+        let items = rows.iter().filter_map(|(id, doc)| readable.job(*id, doc));
         Ok(Page {
-            items: items.collect::<Result<_, _>>()?,
+            items: items.collect(),
             next: next.map(JobCursor),
         })
     }
@@ -158,8 +205,17 @@ impl<'a> Found<'a> {
 
 pub(super) fn queued(db: &Connection, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
     let limit = limit.min(SWEEP_MAX);
-    let ids = active(db, StateName::Queued, after, limit, |_, _| true)?;
-    fetch(db, ids)
+    let (mut jobs, mut after) = (Vec::new(), after);
+    loop {
+        let wanted = limit - jobs.len();
+        let ids = active(db, StateName::Queued, after, wanted, |_, _| true)?;
+        after = ids.last().copied();
+        // As they stand: one may have gone on to another state a moment ago, which the caller's own check finds.
+        jobs.extend(get_many(db, &ids)?);
+        if ids.len() < wanted || jobs.len() == limit {
+            return Ok(jobs);
+        }
+    }
 }
 
 pub(super) fn due(db: &Connection, due: Due, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
@@ -167,14 +223,19 @@ pub(super) fn due(db: &Connection, due: Due, now: Timestamp, limit: usize) -> Re
         Due::Start => StateName::Scheduled,
         Due::QueueDeadline => StateName::Queued,
     };
-    let limit = i64::try_from(limit.min(SWEEP_MAX)).unwrap_or(i64::MAX);
+    let limit = limit.min(SWEEP_MAX);
     let mut statement = db.prepare_cached(DUE).map_err(sql)?;
-    let docs = statement
-        .query_map(params![number(state), now.as_millis(), limit], |row| {
-            row.get::<_, String>(0)
-        })
+    let mut rows = statement
+        .query(params![number(state), now.as_millis()])
         .map_err(sql)?;
-    docs.map(|doc| decode("a job", &doc.map_err(sql)?)).collect()
+    let (mut jobs, mut readable) = (Vec::new(), Readable::default());
+    while jobs.len() < limit
+        && let Some(row) = rows.next().map_err(sql)?
+    {
+        let doc: String = row.get(1).map_err(sql)?;
+        jobs.extend(readable.job(job_id(row.get(0).map_err(sql)?), &doc));
+    }
+    Ok(jobs)
 }
 
 /// In order; the caller looks the jobs up, and finds in them what has changed meanwhile.
@@ -293,13 +354,6 @@ fn pick(
         }
     }
     Ok(ids)
-}
-
-/// The jobs as they stand; the ids were read a moment ago, so one may have gone on to another state, which the
-/// caller's own check finds.
-fn fetch(db: &Connection, ids: Vec<JobId>) -> Result<Vec<Job>, StoreError> {
-    let jobs = ids.into_iter().map(|id| get(db, id));
-    jobs.filter_map(Result::transpose).collect()
 }
 
 fn from(after: Option<JobId>) -> Vec<u8> {

@@ -1,19 +1,24 @@
 //! Changes of jobs: one `update` command for a group, each statement a compare-and-set on its row's revision.
 //!
 //! The server tells only how many statements matched. Where that is all of them, all are stored; where it is fewer, or
-//! nothing is known because the command was not answered, the rows are read back and tell by revision and nonce.
+//! nothing is known because the command was not answered, the rows are read back and tell by revision and nonce. A
+//! statement that the server refuses for its row's own sake is told of that row alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use common::store::{Commit, CommitError};
 use mongodb::bson::{Document, doc};
 
 use super::super::lane::{Weighed, Work};
-use super::super::link::{Link, Question, in_time};
+use super::super::link::{Link, Question, Written, in_time};
 use super::super::schema;
 use super::super::trouble::Trouble;
 use super::row::{Fate, Fields, Trace, fate, writer_path};
+use crate::passed_over::Row;
+
+/// Off in the negative control alone, which has to break the laws.
+const FENCED: bool = !cfg!(feature = "without-fences");
 
 pub(in super::super) struct Change {
     id: String,
@@ -42,7 +47,12 @@ impl Change {
         if !self.fields.unset.is_empty() {
             change.insert("$unset", self.fields.unset.clone());
         }
-        doc! { "q": { "_id": &self.id, "revision": self.expected }, "u": change }
+        let row = if FENCED {
+            doc! { "_id": &self.id, "revision": self.expected }
+        } else {
+            doc! { "_id": &self.id }
+        };
+        doc! { "q": row, "u": change }
     }
 }
 
@@ -72,55 +82,94 @@ impl Committer {
     async fn commit(&self, group: &[Change]) -> Vec<Result<Result<(), CommitError>, Trouble>> {
         let statements: Vec<Document> = group.iter().map(Change::statement).collect();
         let command = doc! { "update": schema::JOBS, "updates": statements, "ordered": false };
-        let outcome = match self.0.write(command).await {
-            Ok(written) => match written.errors.first() {
-                None if usize::try_from(written.n) == Ok(group.len()) => {
-                    return group.iter().map(|_| Ok(Ok(()))).collect();
+        let (mut refused, mut unknown) = (HashSet::new(), None);
+        match self.0.write(command).await {
+            Ok(written) if written.errors.is_empty() && usize::try_from(written.n) == Ok(group.len()) => {
+                return group.iter().map(|_| Ok(Ok(()))).collect();
+            }
+            Ok(written) => {
+                for error in &written.errors {
+                    match error.is_of_its_row() {
+                        true => drop(refused.insert(error.index)),
+                        false => unknown = Some(error.trouble()),
+                    }
                 }
-                None => Ok(()),
-                Some(error) => Err(error.trouble()),
-            },
-            Err(trouble) => Err(trouble),
-        };
+                self.tell(group, &written);
+                let refused = group.len().saturating_sub(written.errors.len());
+                let refused = refused.saturating_sub(usize::try_from(written.n).unwrap_or(0));
+                if refused > 0 {
+                    tracing::debug!(refused, "changes came too late: their rows have moved on");
+                }
+            }
+            Err(trouble) => unknown = Some(trouble),
+        }
         match self.traces(group).await {
             Ok(traces) => {
-                let judge = |change: &Change| judge(change, traces.get(&change.id), outcome.as_ref().err());
-                group.iter().map(judge).collect()
+                let judge = |(place, change): (usize, &Change)| {
+                    let outcome = Outcome {
+                        refused: refused.contains(&place),
+                        unknown: unknown.as_ref(),
+                    };
+                    judge(change, traces.get(&change.id), outcome)
+                };
+                group.iter().enumerate().map(judge).collect()
             }
             Err(trouble) => {
-                let trouble = outcome.err().unwrap_or(trouble);
+                let trouble = unknown.unwrap_or(trouble);
                 group.iter().map(|_| Err(trouble.clone())).collect()
             }
         }
     }
 
-    async fn traces(&self, group: &[Change]) -> Result<HashMap<String, Trace>, Trouble> {
+    fn tell(&self, group: &[Change], written: &Written) {
+        let of_their_rows = written.errors.iter().filter(|error| error.is_of_its_row());
+        let rows: Vec<Row> = of_their_rows
+            .filter_map(|error| Some((group.get(error.index)?.id.clone(), error.message.clone())))
+            .collect();
+        self.0
+            .passed_over
+            .tell("the database refuses to change rows of jobs", &rows);
+    }
+
+    /// Of a row that is there and does not tell, none.
+    async fn traces(&self, group: &[Change]) -> Result<HashMap<String, Option<Trace>>, Trouble> {
         let ids: Vec<&str> = group.iter().map(|change| change.id.as_str()).collect();
         let question = Question::new(schema::JOBS, doc! { "_id": { "$in": ids } })
             .only(doc! { "revision": 1, "writers": 1 });
         let rows = self
             .0
             .ask(question, |row| {
-                Ok(Some((row.get_str("_id")?.to_owned(), Trace::of(row)?)))
+                Ok(Some((row.get_str("_id")?.to_owned(), Trace::of(row).ok())))
             })
             .await?;
         Ok(rows.into_iter().collect())
     }
 }
 
-/// `unknown`: why the command's own answer tells nothing, if so.
+/// What the command's own answer says of one statement.
+#[derive(Clone, Copy)]
+struct Outcome<'a> {
+    /// For its row's own sake: the same statement would be refused again.
+    refused: bool,
+    /// Why the answer tells nothing, if so.
+    unknown: Option<&'a Trouble>,
+}
+
 fn judge(
     change: &Change,
-    trace: Option<&Trace>,
-    unknown: Option<&Trouble>,
+    trace: Option<&Option<Trace>>,
+    outcome: Outcome<'_>,
 ) -> Result<Result<(), CommitError>, Trouble> {
-    // No job is ever removed, so what is not there has never been.
-    let Some(trace) = trace else {
-        return Ok(Err(CommitError::NotFound));
+    let trace = match trace {
+        // No job is ever removed, so what is not there has never been.
+        None => return Ok(Err(CommitError::NotFound)),
+        Some(None) => return Ok(Err(CommitError::Unchangeable)),
+        Some(Some(trace)) => trace,
     };
-    match (fate(trace, change.revision, change.nonce), unknown) {
+    match (fate(trace, change.revision, change.nonce), outcome.unknown) {
         (Fate::Stored, _) => Ok(Ok(())),
         (Fate::Overtaken, _) => Ok(Err(CommitError::Conflict)),
+        (Fate::NotYet, _) if outcome.refused => Ok(Err(CommitError::Unchangeable)),
         // The server has judged this statement and found another revision.
         (Fate::NotYet, None) => Ok(Err(CommitError::Conflict)),
         (Fate::NotYet, Some(trouble)) => Err(trouble.clone()),

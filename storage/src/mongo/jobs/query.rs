@@ -1,5 +1,8 @@
 //! Questions about jobs. Each is shaped for the one index that answers it ([`super::super::schema`]); what a partial index
 //! demands is said by the comparison itself.
+//!
+//! A row that cannot be read, or whose fields contradict its body, is left out of every answer but that of [`get`], and
+//! told in the log: one that somebody has spoilt must not stop the sweeps, the queue or a list for all others.
 
 use common::ids::{AccountId, JobId, SessionId};
 use common::job::{Job, StateName};
@@ -11,7 +14,7 @@ use mongodb::bson::{Document, doc};
 use super::super::link::{Link, Question, in_time, whole_number};
 use super::super::schema;
 use super::super::trouble::Trouble;
-use super::row::{holding_fields, holding_of, job_of, mark, state_names};
+use super::row::{holding_fields, holding_of, job_fields, job_of, mark, state_names};
 use super::stretch::{CLOCKS_AHEAD, Stretch};
 
 /// Longest page of a list.
@@ -24,7 +27,7 @@ const IDS_MAX: usize = 1_000;
 const COUNT_MAX: i64 = 1_000_000;
 
 pub(super) async fn get(link: &Link, id: JobId) -> Result<Option<Job>, Trouble> {
-    let question = Question::new(schema::JOBS, doc! { "_id": id.to_string() }).only(body());
+    let question = Question::new(schema::JOBS, doc! { "_id": id.to_string() }).only(job_fields());
     link.ask_one(question, job_of).await
 }
 
@@ -32,8 +35,8 @@ pub(super) async fn get_many(link: &Link, ids: &[JobId]) -> Result<Vec<Job>, Tro
     let mut jobs = Vec::with_capacity(ids.len());
     for part in ids.chunks(IDS_MAX) {
         let ids: Vec<String> = part.iter().map(ToString::to_string).collect();
-        let question = Question::new(schema::JOBS, doc! { "_id": { "$in": ids } }).only(body());
-        jobs.extend(link.ask(question, |row| job_of(row).map(Some)).await?);
+        let question = Question::new(schema::JOBS, doc! { "_id": { "$in": ids } }).only(job_fields());
+        jobs.extend(link.ask_readable(question, job_of).await?);
     }
     Ok(jobs)
 }
@@ -54,9 +57,9 @@ pub(super) async fn list(link: &Link, query: &JobQuery) -> Result<Page<Job>, Tro
     let pages = questions.into_iter().map(|question| {
         let question = question
             .sorted(doc! { "_id": -1 })
-            .only(body())
+            .only(job_fields())
             .at_most(limit + 1);
-        link.ask(question, |row| job_of(row).map(Some))
+        link.ask_readable(question, job_of)
     });
     let mut jobs: Vec<Job> = try_join_all(pages).await?.into_iter().flatten().collect();
     jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.id));
@@ -196,14 +199,14 @@ fn any_session() -> Document {
 
 pub(super) async fn all_holdings(link: &Link) -> Result<Vec<Holding>, Trouble> {
     let question = Question::new(schema::JOBS, doc! { "session": any_session() }).only(holding_fields());
-    link.ask(question, |row| holding_of(row).map(Some)).await
+    link.ask_readable(question, holding_of).await
 }
 
 /// Of these sessions, in any order.
 pub(super) async fn holdings(link: &Link, sessions: &[SessionId]) -> Result<Vec<Holding>, Trouble> {
     let filter = doc! { "session": { "$in": texts(sessions) } };
     let question = Question::new(schema::JOBS, filter).only(holding_fields());
-    link.ask(question, |row| holding_of(row).map(Some)).await
+    link.ask_readable(question, holding_of).await
 }
 
 pub(super) async fn count_by_state(
@@ -241,12 +244,8 @@ async fn count(link: &Link, account: Option<&AccountId>, state: StateName) -> Re
 }
 
 async fn sweep(link: &Link, question: Question, limit: usize) -> Result<Vec<Job>, Trouble> {
-    let question = question.only(body()).at_most(limit.min(SWEEP_MAX));
-    link.ask(question, |row| job_of(row).map(Some)).await
-}
-
-fn body() -> Document {
-    doc! { "_id": 0, "job": 1 }
+    let question = question.only(job_fields()).at_most(limit.min(SWEEP_MAX));
+    link.ask_readable(question, job_of).await
 }
 
 fn beyond(after: Option<JobId>) -> Document {

@@ -156,8 +156,33 @@ pub(super) fn fate(trace: &Trace, revision: i64, nonce: i64) -> Fate {
     Fate::Overtaken
 }
 
+/// What [`job_of`] reads.
+pub(super) fn job_fields() -> Document {
+    doc! { "job": 1, "state": 1, "revision": 1, "epoch": 1, "session": 1, "due": 1 }
+}
+
+/// The job, if its row says one thing. Where a field contradicts the body, whoever found the row by that field would
+/// find it again and again, and could never change it: such a row is as unreadable as one that is no JSON.
 pub(super) fn job_of(document: &RawDocument) -> Result<Job, Trouble> {
-    decode("a job", document.get_str("job")?)
+    let job: Job = decode("a job", document.get_str("job")?)?;
+    let session = job.state.held().map(|(_, lease)| lease.session.to_string());
+    let contradicted = [
+        ("_id", document.get_str("_id")? != job.id.to_string()),
+        ("state", document.get_str("state")? != job.state.name().as_str()),
+        (
+            "revision",
+            document.get_i64("revision")? != job.revision.0.cast_signed(),
+        ),
+        ("epoch", document.get_i64("epoch")? != job.epoch.0.cast_signed()),
+        ("session", document.get_str("session").ok() != session.as_deref()),
+        ("due", document.get_i64("due").ok() != due(&job)),
+    ];
+    match contradicted.into_iter().find(|(_, differs)| *differs) {
+        None => Ok(job),
+        Some((field, _)) => Err(Trouble::unreadable(format!(
+            "a job's row: its field `{field}` contradicts its body"
+        ))),
+    }
 }
 
 /// What [`holding_of`] reads.
