@@ -124,6 +124,7 @@ impl Drop for Simulated {
         for _ in 0..REMOVALS_MAX {
             // its error is looked for in what is there
             let _ = std::fs::remove_dir_all(self.folder.path());
+            // tidy: poll
             std::thread::sleep(REMOVAL_PAUSE);
             if !self.folder.path().exists() {
                 return;
