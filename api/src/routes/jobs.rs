@@ -9,7 +9,7 @@ use common::api_types::{
     StateCounts, SubmitBulk, SubmitJob, paths,
 };
 use common::error::ServiceError;
-use common::identity::Principal;
+use common::identity::{Principal, Role};
 use common::ids::JobId;
 use common::job::{CancelRequest, CancelledBy, Job, JobState, StateName};
 use common::lifecycle::{JobEvent, Refusal};
@@ -158,7 +158,11 @@ pub async fn list(
     params.finish()?;
     let page = app.stores.jobs.list(&query).await?;
     Ok(axum::Json(JobList {
-        jobs: page.items.iter().map(JobView::from).collect(),
+        jobs: page
+            .items
+            .iter()
+            .map(|job| shown(caller.principal.role, job))
+            .collect(),
         next: page.next.map(|JobCursor(id)| id.to_string()),
     }))
 }
@@ -198,13 +202,21 @@ pub async fn get(
 ) -> Result<axum::Json<JobView>, ApiError> {
     let wait = Wait::take(&app, &mut params)?;
     params.finish()?;
+    let role = caller.principal.role;
     let job = visible(&app, &caller.principal, id).await?;
     let job = match wait {
         Some(wait) => wait.until_end(&app, caller.principal, job).await,
         None => Some(job),
     };
     let job = job.ok_or_else(|| ApiError::not_found("job"))?;
-    Ok(axum::Json(JobView::from(&job)))
+    Ok(axum::Json(shown(role, &job)))
+}
+
+fn shown(role: Role, job: &Job) -> JobView {
+    match role {
+        Role::Admin => JobView::for_administrator(job),
+        Role::User | Role::Viewer => JobView::from(job),
+    }
 }
 
 /// Why a job waits, where it runs, or how it ended: one reason, its place, what each worker has to say, and what to do

@@ -284,4 +284,12 @@ async fn internals_stay_inside() {
     ] {
         assert!(!body.contains(word), "{word}: {body}");
     }
+    // whoever has to find out what happened sees who wrote it
+    let seen = world
+        .get(&world.keys.admin, &format!("/api/v1/jobs/{job}"))
+        .await
+        .expect(200)
+        .json();
+    assert!(seen["revision"].is_u64() && seen["epoch"].is_u64(), "{seen}");
+    assert!(seen["attempts"][0]["session"].is_string(), "{seen}");
 }

@@ -1,7 +1,7 @@
 //! What travels over `/api/v1`: requests and answers as the server, the shell and the generated clients see them.
 //!
 //! Requests refuse fields that they do not know. Answers are made from the domain's own types here and nowhere else,
-//! so that what is internal (hashes, keys, nonces) stays inside. Times are milliseconds since 1970 (UTC).
+//! so that what is internal (revision, epoch, sessions, hashes) stays inside, but for administrators. Times are milliseconds since 1970 (UTC).
 
 mod auth;
 mod explain;

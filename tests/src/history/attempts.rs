@@ -53,7 +53,7 @@ fn written_in_order(readings: &[(Nanos, &Row)]) -> Option<String> {
         let lease = |attempt: &AttemptRow| (attempt.id, attempt.worker.clone(), attempt.session);
         if lease(first) != lease(attempt) {
             return Some(format!(
-                "attempt {} is {} on {} in {}, and {} on {} in {}",
+                "attempt {} is {} on {} in {:?}, and {} on {} in {:?}",
                 attempt.number,
                 first.id,
                 first.worker,
@@ -216,7 +216,7 @@ mod tests {
         let one = attempt_between(1, 10, None);
         let story = Story::new().row_written(1, "a", std::slice::from_ref(&one), (1, 1));
         let elsewhere = AttemptRow {
-            session: SessionId::from_u128(2),
+            session: Some(SessionId::from_u128(2)),
             ..one.clone()
         };
         let other = AttemptRow {

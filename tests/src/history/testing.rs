@@ -35,7 +35,7 @@ pub fn attempt_between(number: u32, assigned_at: i64, ended_at: Option<i64>) -> 
         id: AttemptId::from_u128(u128::from(number)),
         number,
         worker: WorkerId::new("w").unwrap(),
-        session: SessionId::from_u128(1),
+        session: Some(SessionId::from_u128(1)),
         assigned_at: Timestamp::from_millis(assigned_at),
         ended_at: ended_at.map(Timestamp::from_millis),
         outcome: ended_at.map(|_| "worker_lost".to_owned()),

@@ -68,8 +68,9 @@ pub struct AttemptView {
     #[schema(maximum = 4294967295u64)]
     pub number: u32,
     pub worker: WorkerId,
-    /// The worker's session that it was given to; it ends with that at the latest.
-    pub session: SessionId,
+    /// For administrators: the worker's session that it was given to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
     pub assigned_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
@@ -104,7 +105,7 @@ impl AttemptView {
             id: attempt.id,
             number: attempt.number,
             worker: attempt.lease.worker.clone(),
-            session: attempt.lease.session,
+            session: None,
             assigned_at: attempt.assigned_at,
             started_at: attempt.started_at,
             ended_at: end.map(|end| end.at),

@@ -51,14 +51,14 @@ pub struct JobView {
     pub user_retries: u32,
     #[schema(maximum = 4294967295u64)]
     pub infra_retries: u32,
-    /// Counts the changes of the row, each one more.
-    #[serde(default)]
+    /// For administrators: counts the changes of the row, each one more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 9007199254740991u64)]
-    pub revision: u64,
-    /// The term of the leader that wrote the row last; never falls.
-    #[serde(default)]
+    pub revision: Option<u64>,
+    /// For administrators: the term of the leader that wrote the row last; never falls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 9007199254740991u64)]
-    pub epoch: u64,
+    pub epoch: Option<u64>,
     /// The request, with defaults filled in.
     pub spec: SubmitJob,
 }
@@ -109,10 +109,25 @@ impl From<&Job> for JobView {
             attempts_total: job.attempts_total,
             user_retries: job.user_retries,
             infra_retries: job.infra_retries,
-            revision: job.revision.0.min(INTEGER_MAX),
-            epoch: job.epoch.0.min(INTEGER_MAX),
+            revision: None,
+            epoch: None,
             spec: SubmitJob::from(&*job.spec),
         }
+    }
+}
+
+impl JobView {
+    /// With what is nobody's business but an administrator's: who wrote the row, and to whom its attempts were given.
+    pub fn for_administrator(job: &Job) -> Self {
+        let mut view = Self {
+            revision: Some(job.revision.0.min(INTEGER_MAX)),
+            epoch: Some(job.epoch.0.min(INTEGER_MAX)),
+            ..Self::from(job)
+        };
+        for (shown, attempt) in view.attempts.iter_mut().zip(&job.attempts) {
+            shown.session = Some(attempt.lease.session);
+        }
+        view
     }
 }
 
