@@ -277,8 +277,7 @@ impl Environment {
             .env("WORKER_TOKEN_SECRET", &self.worker_secret)
             .env("DEFAULT_IMAGE", &self.image)
             .env("RATE_LIMIT_MAX", "1000000")
-            // also which of its writes came too late
-            .env("RUST_LOG", "info,storage::mongo::jobs=debug");
+            .env("RUST_LOG", "info");
     }
 }
 

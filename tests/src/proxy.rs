@@ -62,7 +62,7 @@ pub struct Proxy {
     servers: Arc<Mutex<Vec<SocketAddr>>>,
     turn: Arc<AtomicUsize>,
     weather: watch::Sender<Weather>,
-    /// Pieces that [`Weather::HoldsAt`] has held so far.
+    /// How often the bytes of [`Weather::HoldsAt`] stood in what it has held so far.
     caught: Arc<AtomicUsize>,
 }
 
@@ -107,7 +107,7 @@ impl Proxy {
         self.weather.send_replace(weather);
     }
 
-    /// How many pieces [`Weather::HoldsAt`] has held, all its times together.
+    /// How often the bytes of [`Weather::HoldsAt`] stood in what it has held, all its times together.
     pub fn caught(&self) -> usize {
         self.caught.load(Ordering::SeqCst)
     }
@@ -183,8 +183,9 @@ async fn pour(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, proxy: &Proxy, to
         let Ok(read @ 1..) = read else { break };
         let piece = &buffer[..read];
         let now = *weather.borrow();
-        if matches!(now, Weather::HoldsAt(_)) && holds(&now, piece) {
-            proxy.caught.fetch_add(1, Ordering::SeqCst);
+        if let (Weather::HoldsAt(bytes), true) = (now, to_server) {
+            let times = piece.windows(bytes.len()).filter(|part| part == &bytes).count();
+            proxy.caught.fetch_add(times, Ordering::SeqCst);
         }
         if weather.wait_for(|now| !holds(now, piece)).await.is_err() {
             return;
