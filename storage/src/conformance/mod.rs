@@ -78,6 +78,8 @@ macro_rules! conformance_suite {
             retry: the_same_report_is_accepted_again_and_changes_nothing, a_lost_worker_is_tried_again_then_given_up;
             list: pages_neither_lose_nor_repeat_under_inserts, filters_hold, counts_are_by_state_and_account;
             sessions: a_session_renews_until_it_is_lost, a_newer_connection_supersedes, lost_is_final,
+                of_hellos_at_the_same_time_each_is_another_connection,
+                hellos_of_many_workers_at_the_same_time_are_each_kept_or_refused,
                 a_session_heard_again_is_not_declared_lost, workers_are_kept_whole,
                 an_agents_words_and_the_wish_to_drain_leave_each_other_alone, an_older_connection_cannot_put_its_session_back;
             logs: a_chunk_twice_is_read_once, chunks_are_read_in_the_order_of_storing, ranges_are_cut_to_the_byte,

@@ -7,6 +7,7 @@ use common::ids::{PoolName, SessionId, WorkerId};
 use common::store::{AgentWords, Beat, BeatAnswer};
 use common::time::Clock;
 use common::worker::{Capacity, Condition, Load, Session, Worker, WorkerDescription};
+use futures_util::future::join_all;
 
 use super::Backend;
 
@@ -289,4 +290,78 @@ pub async fn an_older_connection_cannot_put_its_session_back(backend: &mut impl 
     assert!(!workers.put(&worker(backend, new, 2), Some(new)).await.unwrap());
     assert!(!workers.put(&worker(backend, new, 2), Some(old)).await.unwrap());
     assert_eq!(workers.get(&id).await.unwrap().map(|row| row.conn), Some(3));
+}
+
+pub async fn of_hellos_at_the_same_time_each_is_another_connection(backend: &mut impl Backend) {
+    const HELLOS: usize = 40;
+    let workers = backend.stores().workers;
+    let (own, other, lost) = (open(backend).await, open(backend).await, open(backend).await);
+    assert!(workers.declare_lost(lost.id, lost.beat).await.unwrap());
+    let id = worker_id("node-1");
+    let stranger = worker_id("node-2");
+    // In one group: a session asked for many times, others once, and some that nobody may have.
+    let resumed = join_all((0..HELLOS).map(|_| workers.resume_session(own.id, &id)));
+    let (resumed, once, gone, theirs, unknown) = tokio::join!(
+        resumed,
+        workers.resume_session(other.id, &id),
+        workers.resume_session(lost.id, &id),
+        workers.resume_session(own.id, &stranger),
+        workers.resume_session(SessionId::random(), &id),
+    );
+    assert_eq!(once.unwrap().unwrap().conn, 2);
+    assert_eq!(
+        (gone.unwrap(), theirs.unwrap(), unknown.unwrap()),
+        (None, None, None)
+    );
+    // A store may send some of them away for the time being, but gives no number twice.
+    let mut conns: Vec<u64> = resumed
+        .into_iter()
+        .filter_map(|one| Some(one.ok()??.conn))
+        .collect();
+    conns.sort_unstable();
+    assert!(
+        !conns.is_empty() && conns.windows(2).all(|pair| pair[0] < pair[1]),
+        "{conns:?}"
+    );
+    assert!(conns[0] > own.conn);
+    let last = stored(backend, own.id).await.conn;
+    assert_eq!(beat(backend, own.id, last).await, BeatAnswer::Renewed);
+    assert_eq!(beat(backend, own.id, last - 1).await, BeatAnswer::Superseded);
+}
+
+pub async fn hellos_of_many_workers_at_the_same_time_are_each_kept_or_refused(backend: &mut impl Backend) {
+    const WORKERS: usize = 60;
+    let workers = backend.stores().workers;
+    let row = |number: usize, session: SessionId, conn: u64| Worker {
+        id: worker_id(&format!("crowd-{number}")),
+        ..worker(backend, session, conn)
+    };
+    let sessions: Vec<SessionId> = (0..WORKERS).map(|_| SessionId::random()).collect();
+    let opened = join_all((0..WORKERS).map(|number| {
+        let (workers, now) = (&workers, backend.clock().now());
+        let (session, id) = (sessions[number], worker_id(&format!("crowd-{number}")));
+        async move { workers.open_session(session, &id, now).await }
+    }));
+    for (number, session) in opened.await.into_iter().enumerate() {
+        let session = session.unwrap();
+        assert_eq!((session.id, session.beat, session.conn), (sessions[number], 1, 1));
+    }
+    let rows: Vec<Worker> = (0..WORKERS)
+        .map(|number| row(number, sessions[number], 1))
+        .collect();
+    let put = join_all(rows.iter().map(|row| workers.put(row, None))).await;
+    assert!(put.into_iter().all(Result::unwrap), "the first hello of each");
+    // Again at once, a third each: the same hello, a newer connection, and one that knows of an older session alone.
+    let again = |number: usize| match number % 3 {
+        0 => (rows[number].clone(), None, true),
+        1 => (row(number, sessions[number], 2), Some(sessions[number]), true),
+        _ => (row(number, SessionId::random(), 1), None, false),
+    };
+    let again: Vec<(Worker, Option<SessionId>, bool)> = (0..WORKERS).map(again).collect();
+    let put = join_all(again.iter().map(|(row, replaces, _)| workers.put(row, *replaces))).await;
+    for (number, (put, (_, _, speaks))) in put.into_iter().zip(&again).enumerate() {
+        assert_eq!(put.unwrap(), *speaks, "of worker {number}");
+        let kept = if *speaks { &again[number].0 } else { &rows[number] };
+        assert_eq!(workers.get(&kept.id).await.unwrap().as_ref(), Some(kept));
+    }
 }
