@@ -50,8 +50,8 @@ const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Hellos answered at a time. A fleet of thousands that comes back at once is answered one part after the other, each
-/// within its patience, instead of all of it too late; a store has enough to do with so many.
-const HELLOS_MAX: usize = 64;
+/// within its patience, instead of all of it too late. Stores take the hellos of a part together: two groups of them.
+const HELLOS_MAX: usize = 1_024;
 
 /// What all connections share.
 pub struct Gateway {

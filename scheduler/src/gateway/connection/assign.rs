@@ -32,7 +32,7 @@ impl Connection {
             }
             let is_unheard_of = is_assigned && !assigned && !in_hello;
             if is_unheard_of && self.acknowledged == 0 {
-                // The hello may be from before the assignment: a heartbeat tells. The next tick delivers again.
+                // The hello may be from before the assignment: a heartbeat tells. It is delivered again until then.
                 return Ok(());
             }
             self.mark(&job, attempt).cancelled = true;

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use common::ids::{AttemptId, SessionId, WorkerId};
+use common::ids::{AttemptId, JobId, SessionId, WorkerId};
 use common::job::{Job, JobState, StateName};
 use common::protocol::{
     CloseCode, FromWorker, HELD_ATTEMPTS_MAX, HeldAttempt, PROTOCOL_VERSION, ToWorker, Verdict, VerdictFor,
 };
-use common::store::{Held, StoreError, Stores, Topic};
+use common::store::{StoreError, Stores, Topic};
 use common::time::Timestamp;
 use common::worker::{Condition, Load, Session, Worker, WorkerDescription};
 
@@ -16,9 +16,6 @@ use super::known::{Attempts, Known, Standing};
 use super::socket::{Inbound, Socket};
 use super::{End, Gateway, SUPERSEDED, overdue, patience, plausible};
 use crate::gateway::registry::Place;
-
-/// Rows read at once.
-const PAGE: usize = 500;
 
 /// A connection that may speak.
 pub struct Opened {
@@ -241,18 +238,17 @@ fn described(worker: &WorkerId, session: &Session, hello: &Hello, now: Timestamp
     }
 }
 
-/// Everything that a session holds.
+/// Everything that a session holds. What it comes to hold meanwhile is handed over.
 async fn held_by(stores: &Stores, session: SessionId) -> Result<Vec<Job>, StoreError> {
-    let (held, mut all) = (Held::Sessions(vec![session]), Vec::new());
-    loop {
-        let after = all.last().map(|job: &Job| job.id);
-        let rows = stores.jobs.held(&held, after, PAGE).await?;
-        let full = rows.len() == PAGE;
-        all.extend(rows);
-        if !full {
-            return Ok(all);
-        }
+    let holdings = stores.jobs.holdings(session).await?;
+    let ids: Vec<JobId> = holdings.iter().map(|holding| holding.job).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
     }
+    let mut rows = stores.jobs.get_many(&ids).await?;
+    rows.retain(|job| job.state.lease().is_some_and(|lease| lease.session == session));
+    rows.sort_unstable_by_key(|job| job.id);
+    Ok(rows)
 }
 
 /// Keep what the rows say is `current` and of this session; stop the rest.

@@ -12,13 +12,13 @@ use super::beat::Heartbeat;
 use super::hello::effective;
 use super::known::{Known, Standing, standing};
 use super::socket::Inbound;
+use super::watch::AGAIN_AFTER;
 use super::{Connection, Done, End, plausible};
 use crate::gateway::reports::{Answer, Report};
 
 impl Connection {
     pub(super) async fn inbound(&mut self, inbound: Inbound) -> Result<(), End> {
-        self.heard = self.gateway.clock.mono();
-        self.allowance = self.allowance.saturating_sub(1);
+        self.watch.heard(self.gateway.clock.mono());
         match inbound {
             Inbound::Alive => Ok(()),
             Inbound::Gone => Err(End::Gone),
@@ -166,7 +166,7 @@ impl Connection {
             // Asked again until the store answers: a start that is lost would leave the row behind the truth.
             Answer::StoreAway => {
                 self.starts_under_way += 1;
-                self.ask_started(job, attempt, super::TICK);
+                self.ask_started(job, attempt, AGAIN_AFTER);
             }
         }
     }

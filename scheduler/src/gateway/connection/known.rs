@@ -98,20 +98,23 @@ impl Attempts {
     }
 
     /// Streams whose gap has been waited on for long enough.
-    pub fn overdue(&mut self, now: Mono) -> Vec<(AttemptId, Stream)> {
-        let mut overdue = Vec::new();
-        for (&attempt, known) in &mut self.0 {
-            for stream in Stream::ALL {
-                if known
-                    .track(stream)
-                    .gap_since
-                    .is_some_and(|since| now.since(since) >= GAP_PATIENCE)
-                {
-                    overdue.push((attempt, stream));
-                }
-            }
-        }
-        overdue
+    pub fn overdue(&self, now: Mono) -> Vec<(AttemptId, Stream)> {
+        let overdue = self.gaps().filter(|(_, _, at)| now >= *at);
+        overdue.map(|(attempt, stream, _)| (attempt, stream)).collect()
+    }
+
+    /// When the first of them will be.
+    pub fn first_overdue(&self) -> Option<Mono> {
+        self.gaps().map(|(_, _, at)| at).min()
+    }
+
+    fn gaps(&self) -> impl Iterator<Item = (AttemptId, Stream, Mono)> {
+        self.0.iter().flat_map(|(attempt, known)| {
+            let overdue_at = |stream: Stream| known.tracks[stream.index()].overdue_at();
+            Stream::ALL
+                .into_iter()
+                .filter_map(move |stream| Some((*attempt, stream, overdue_at(stream)?)))
+        })
     }
 }
 
@@ -164,6 +167,11 @@ impl Track {
             self.gap_since = None;
             self.close(now);
         }
+    }
+
+    /// When its gap will have been waited on for long enough.
+    pub fn overdue_at(&self) -> Option<Mono> {
+        self.gap_since.map(|since| since.after(GAP_PATIENCE))
     }
 
     /// The highest chunk that can be acknowledged.
@@ -238,6 +246,7 @@ mod tests {
         track.stored(0, NOW);
         track.stored(9, NOW);
         assert_eq!(attempts.overdue(NOW), vec![]);
+        assert_eq!(attempts.first_overdue(), Some(NOW.after(GAP_PATIENCE)));
         assert_eq!(
             attempts.overdue(NOW.after(GAP_PATIENCE)),
             vec![(attempt, Stream::Stdout)]
@@ -247,6 +256,7 @@ mod tests {
         track.jump(NOW);
         assert_eq!(track.acknowledge(), Some(9));
         assert!(!track.holds(5));
+        assert_eq!(attempts.first_overdue(), None);
     }
 
     #[test]

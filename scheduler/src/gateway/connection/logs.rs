@@ -165,18 +165,21 @@ impl Connection {
         self.begin(async move { Done::Stored(stored.await.unwrap_or(false)) });
     }
 
-    /// An append that failed is tried again at the next tick.
+    /// An append that failed is tried again after a moment.
     pub(super) fn chunks_stored(&mut self, stored: bool) {
         self.chunks.under_way = false;
+        let now = self.gateway.clock.mono();
         if !stored {
+            self.watch.again(now);
             return;
         }
-        let now = self.gateway.clock.mono();
         let flown = self.chunks.landed();
         let mut touched = BTreeSet::new();
         for (_, chunk) in &flown {
             if let Some(known) = self.attempts.get(chunk.attempt) {
-                known.track(chunk.stream).stored(chunk.seq, now);
+                let track = known.track(chunk.stream);
+                track.stored(chunk.seq, now);
+                self.watch.gap_by(track.overdue_at());
                 touched.insert((chunk.attempt, chunk.stream));
             }
         }
@@ -195,6 +198,7 @@ impl Connection {
             }
             self.acknowledge(attempt, stream);
         }
+        self.watch.gap_by(self.attempts.first_overdue());
     }
 
     /// Where the store ended before this connection, so that what came by an older one counts. An attempt that was

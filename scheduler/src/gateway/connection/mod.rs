@@ -17,6 +17,7 @@ mod plausible;
 mod results;
 mod socket;
 mod under_way;
+mod watch;
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -30,7 +31,9 @@ use common::protocol::CloseCode;
 use common::store::StoreError;
 use common::time::Mono;
 use common::worker::Condition;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use self::beat::{Beaten, Heartbeat};
 use self::hello::Opened;
@@ -41,18 +44,13 @@ use self::results::{Results, Settled};
 pub use self::socket::Line;
 use self::socket::{Inbound, Socket};
 use self::under_way::UnderWay;
+use self::watch::{Due, Watch};
 use super::Gateway;
 use super::registry::Place;
 use super::reports::Answer;
 
-/// Without anything else a connection looks about this often.
-const TICK: Duration = Duration::from_millis(250);
-
 /// Most `started` of one agent that are being written; far above the slots of any node.
 const STARTS_UNDER_WAY_MAX: usize = 512;
-
-/// The allowance of messages is renewed this often.
-const ALLOWANCE_PERIOD: Duration = Duration::from_secs(1);
 
 /// How a connection ends.
 #[derive(Debug)]
@@ -88,7 +86,7 @@ enum Event {
     Heard(Box<Inbound>),
     Done(Done),
     Found(Box<Job>),
-    Tick,
+    Due,
 }
 
 struct Connection {
@@ -114,11 +112,7 @@ struct Connection {
     load_told: Option<(Mono, Vec<AttemptId>)>,
     /// Held by the rows, in this state, but missing from the last heartbeat, or from the hello.
     missing_once: HashSet<(AttemptId, StateName)>,
-    heard: Mono,
-    pinged: Mono,
-    /// Messages that may still be read in this second.
-    allowance: u32,
-    allowance_since: Mono,
+    watch: Watch,
 }
 
 /// Serves one socket to its end.
@@ -139,7 +133,6 @@ pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, line: impl Line + 'sta
             missing,
             condition,
         }) => {
-            let now = gateway.clock.mono();
             let mut connection = Connection {
                 worker: worker.clone(),
                 session: session.id,
@@ -157,10 +150,11 @@ pub async fn run(gateway: Arc<Gateway>, worker: WorkerId, line: impl Line + 'sta
                 missing_once: missing,
                 condition,
                 load_told: None,
-                heard: now,
-                pinged: now,
-                allowance: gateway.config.limits.messages_per_second,
-                allowance_since: now,
+                watch: Watch::new(
+                    &gateway.config.times,
+                    gateway.config.limits.messages_per_second,
+                    gateway.clock.mono(),
+                ),
                 gateway,
             };
             let end = tokio::select! {
@@ -191,14 +185,23 @@ impl Connection {
             self.step(&mut under_way, place, Event::Found(Box::new(row)))
                 .await?;
         }
-        let mut tick = tokio::time::interval(self.period());
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        let mut set_for = None;
         loop {
             under_way.begin(self.begun.drain(..));
-            if !under_way.beside(self.socket.flush()).await {
-                return Err(End::Gone);
+            if !self.socket.is_flushed() {
+                if !under_way.beside(self.socket.flush()).await {
+                    return Err(End::Gone);
+                }
+                self.watch.said(self.gateway.clock.mono());
             }
-            let reads = self.reads();
+            let (reads, now) = (self.reads(), self.gateway.clock.mono());
+            self.watch.reads(reads, now);
+            let next = self.watch.next();
+            if set_for != Some(next) {
+                set_for = Some(next);
+                alarm.as_mut().reset(Instant::now() + next.since(now));
+            }
             let event = tokio::select! {
                 inbound = self.socket.next(), if reads => {
                     // Both may have come: what an older connection says is not heard any more.
@@ -210,7 +213,11 @@ impl Connection {
                 done = under_way.next() => Event::Done(done),
                 Some(job) = place.found.recv() => Event::Found(job),
                 () = place.superseded.cancelled() => return Err(SUPERSEDED),
-                _ = tick.tick() => Event::Tick,
+                () = alarm.as_mut() => {
+                    // Where the two clocks differ it is set once more for the rest.
+                    set_for = None;
+                    Event::Due
+                }
             };
             self.step(&mut under_way, place, event).await?;
         }
@@ -225,7 +232,7 @@ impl Connection {
                 Event::Heard(inbound) => self.inbound(*inbound).await,
                 Event::Done(done) => self.done(done),
                 Event::Found(job) => self.deliver(*job).await,
-                Event::Tick => self.tick(),
+                Event::Due => self.due(place).await,
             }
         };
         let done = tokio::select! {
@@ -249,39 +256,39 @@ impl Connection {
 
     /// Whether more may be read now.
     fn reads(&self) -> bool {
-        self.allowance > 0
+        self.watch.allows()
             && !self.chunks.is_full()
             && !self.results.is_full()
             && self.starts_under_way < STARTS_UNDER_WAY_MAX
     }
 
-    fn tick(&mut self) -> Result<(), End> {
+    async fn due(&mut self, place: &Place) -> Result<(), End> {
         let now = self.gateway.clock.mono();
-        let times = &self.gateway.config.times;
-        // A peer that we do not read cannot be blamed for its silence.
-        if !self.reads() {
-            self.heard = now;
-        } else if now.since(self.heard) >= patience(times) {
-            return Err(End::Close(CloseCode::TooSlow, "nothing was heard in time"));
+        let Due {
+            silence,
+            ping,
+            gap,
+            again,
+        } = self.watch.due(now);
+        if silence {
+            // What came while we ourselves stood still was said in time.
+            match self.socket.next().now_or_never() {
+                Some(_) if place.superseded.is_cancelled() => return Err(SUPERSEDED),
+                Some(inbound) => self.inbound(inbound).await?,
+                None => return Err(End::Close(CloseCode::TooSlow, "nothing was heard in time")),
+            }
         }
-        if now.since(self.pinged) >= times.ping {
-            self.pinged = now;
+        if ping {
             self.socket.ping();
         }
-        if now.since(self.allowance_since) >= ALLOWANCE_PERIOD {
-            self.allowance = self.gateway.config.limits.messages_per_second;
-            self.allowance_since = now;
+        if gap {
+            self.pass_gaps(now);
         }
-        self.pass_gaps(now);
-        self.append();
-        self.settle();
+        if again {
+            self.append();
+            self.settle();
+        }
         Ok(())
-    }
-
-    /// Fine enough for the shortest of its times.
-    fn period(&self) -> Duration {
-        TICK.min(self.gateway.config.times.ping / 4)
-            .max(Duration::from_millis(10))
     }
 
     fn begin(&mut self, future: impl Future<Output = Done> + Send + 'static) {

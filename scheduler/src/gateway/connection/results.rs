@@ -94,9 +94,10 @@ impl Connection {
                 ResultVerdict::Stale
             }
             Answer::Unknown => ResultVerdict::Stale,
-            // Tried again at the next tick.
+            // Tried again after a moment.
             Answer::StoreAway => {
                 self.results.waiting.push_front(pending);
+                self.watch.again(self.gateway.clock.mono());
                 return;
             }
         };

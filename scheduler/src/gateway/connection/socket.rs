@@ -73,9 +73,14 @@ impl Socket {
         self.outbox.push(Message::Ping(Bytes::new()));
     }
 
+    /// Whether nothing waits to be sent.
+    pub const fn is_flushed(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
     /// Sends what was put; false when the peer does not take it in time, or is gone.
     pub async fn flush(&mut self) -> bool {
-        if self.outbox.is_empty() {
+        if self.is_flushed() {
             return true;
         }
         let Self {
