@@ -10,6 +10,7 @@ use common::api_types::{
 use common::identity::Role;
 use common::ids::{AccountId, JobId};
 use common::job::StateName;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +21,9 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(600);
 const WORKERS_WITHIN: Duration = Duration::from_secs(30);
 /// Jobs a request: the most that one may carry.
 pub const BULK_MAX: usize = 1_000;
+/// Requests under way where many jobs are wanted soon: the database is never without one.
+const FILLERS: usize = 4;
+const TELL_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone)]
@@ -118,6 +122,29 @@ impl Client {
             let count = left.min(BULK_MAX);
             self.submit_many(vec![job_of(&["true"]); count]).await?;
             left -= count;
+        }
+        Ok(())
+    }
+
+    /// As [`Client::submit_count`], several requests at a time, and tells now and then how far it is.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn fill(&self, jobs: usize) -> anyhow::Result<()> {
+        let watch = crate::stats::Stopwatch::start();
+        let parts = (0..jobs).step_by(BULK_MAX).map(|from| BULK_MAX.min(jobs - from));
+        let requests = parts.map(|count| async move {
+            self.submit_many(vec![job_of(&["true"]); count]).await?;
+            anyhow::Ok(count)
+        });
+        let mut answers = stream::iter(requests).buffer_unordered(FILLERS);
+        let (mut stored, mut told) = (0, Duration::ZERO);
+        while let Some(count) = answers.try_next().await? {
+            stored += count;
+            if watch.read() >= told + TELL_EVERY {
+                told = watch.read();
+                eprintln!("{stored} of {jobs} jobs submitted after {} s", told.as_secs());
+            }
         }
         Ok(())
     }

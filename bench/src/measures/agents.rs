@@ -22,8 +22,13 @@ const BACK_S_MAX: f64 = 30.0;
 /// What begins has gone by then: several heartbeats, and several of the leader's full looks.
 const SETTLE: Duration = Duration::from_secs(20);
 const COME_WITHIN: Duration = Duration::from_secs(300);
-const BACK_WITHIN: Duration = Duration::from_secs(180);
+const BACK_WITHIN: Duration = Duration::from_secs(300);
+/// Each attempt is three writes of its row, and the database makes some thousands in a second.
+const RUN_WITHIN: Duration = Duration::from_secs(1_800);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// A count reads every key of its state.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 struct Rest {
     megabytes: f64,
@@ -51,20 +56,7 @@ pub async fn run(args: &AgentsArgs) -> anyhow::Result<Findings> {
     let back_idle = restart(&mut fleet, &tally, args.agents).await?;
 
     let attempts = args.agents * args.attempts as usize;
-    fleet.client.submit_count(attempts).await?;
-    let watch = Stopwatch::start();
-    loop {
-        let running = usize::try_from(fleet.client.counts().await?.running)?;
-        if running == attempts {
-            break;
-        }
-        anyhow::ensure!(watch.read() < COME_WITHIN, "{running} of {attempts} attempts run");
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    eprintln!(
-        "{attempts} attempts run after {} s",
-        number(watch.read().as_secs_f64())
-    );
+    all_run(&fleet, attempts).await?;
     let busy = rest(&fleet, &tally, args.seconds).await?;
     let back_busy = restart(&mut fleet, &tally, args.agents).await?;
     tokio::time::sleep(SETTLE).await;
@@ -145,16 +137,41 @@ fn findings(
 }
 
 async fn all_connected(tally: &Tally, agents: usize, within: Duration) -> anyhow::Result<f64> {
-    let watch = Stopwatch::start();
+    let (watch, mut told) = (Stopwatch::start(), Duration::ZERO);
     while tally.connected() < agents {
+        let connected = tally.connected();
         anyhow::ensure!(
             watch.read() < within,
-            "{} of {agents} agents are connected",
-            tally.connected()
+            "{connected} of {agents} agents are connected"
         );
+        if watch.read() >= told + TELL_EVERY {
+            told = watch.read();
+            eprintln!(
+                "{connected} of {agents} agents connected after {} s",
+                told.as_secs()
+            );
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(watch.read().as_secs_f64())
+}
+
+/// Submits so many jobs, which the agents hold, until all of them run.
+async fn all_run(fleet: &Fleet, attempts: usize) -> anyhow::Result<()> {
+    let watch = Stopwatch::start();
+    fleet.client.fill(attempts).await?;
+    loop {
+        let running = usize::try_from(fleet.client.counts().await?.running)?;
+        eprintln!(
+            "{running} of {attempts} attempts run after {} s",
+            watch.read().as_secs()
+        );
+        if running == attempts {
+            return Ok(());
+        }
+        anyhow::ensure!(watch.read() < RUN_WITHIN, "{running} of {attempts} attempts run");
+        tokio::time::sleep(COUNT_EVERY).await;
+    }
 }
 
 /// Memory at the end and processor over the time, once all is quiet.

@@ -30,8 +30,12 @@ struct Measured {
 pub async fn run(args: &DepthArgs) -> anyhow::Result<Findings> {
     let fleet = Fleet::start(1, Durability::Synced).await?;
     fleet.leader().await?;
-    let few = measure(&fleet, args, args.few).await?;
-    let many = measure(&fleet, args, args.many).await?;
+    anyhow::ensure!(
+        args.few > WARM_UP + args.samples,
+        "more jobs have to wait than are started: ask for fewer samples"
+    );
+    let few = measure(&fleet, args, "few", args.few).await?;
+    let many = measure(&fleet, args, "many", args.many).await?;
     let pair = |few: f64, many: f64| format!("{}, {} ms", number(few), number(many));
     Ok(Findings {
         title: "separate programs: a start and a submission, by how many jobs wait",
@@ -77,13 +81,18 @@ pub async fn run(args: &DepthArgs) -> anyhow::Result<Findings> {
     })
 }
 
-async fn measure(fleet: &Fleet, args: &DepthArgs, waiting: usize) -> anyhow::Result<Measured> {
+async fn measure(
+    fleet: &Fleet,
+    args: &DepthArgs,
+    name: &'static str,
+    waiting: usize,
+) -> anyhow::Result<Measured> {
     let client = &fleet.client;
     let there = usize::try_from(client.counts().await?.queued)?;
-    client.submit_count(waiting.saturating_sub(there)).await?;
+    client.fill(waiting.saturating_sub(there)).await?;
     eprintln!("{waiting} jobs wait");
     // One after the other eats as many as it measures; submissions put as many back.
-    let start = starts(fleet, args.samples).await?;
+    let start = starts(fleet, name, args.samples).await?;
     let mut submits = Vec::with_capacity(args.samples);
     for turn in 0..WARM_UP + args.samples {
         let watch = Stopwatch::start();
@@ -98,9 +107,14 @@ async fn measure(fleet: &Fleet, args: &DepthArgs, waiting: usize) -> anyhow::Res
     })
 }
 
-async fn starts(fleet: &Fleet, samples: usize) -> anyhow::Result<Vec<f64>> {
+/// Each time by another worker: what the one before holds at its end takes its only slot until its session is lost.
+async fn starts(fleet: &Fleet, name: &'static str, samples: usize) -> anyhow::Result<Vec<f64>> {
     let tasks = Tasks::new();
-    let tally = simulated::start(&fleet.door(), &Crowd::finishing(1, 1), &tasks)?;
+    let crowd = Crowd {
+        name,
+        ..Crowd::finishing(1, 1)
+    };
+    let tally = simulated::start(&fleet.door(), &crowd, &tasks)?;
     let watch = Stopwatch::start();
     while tally.freed() < WARM_UP + samples {
         anyhow::ensure!(

@@ -27,7 +27,8 @@ pub async fn run(args: &FlushArgs) -> anyhow::Result<Findings> {
     for &jobs in &args.jobs {
         let fleet = Fleet::start(1, Durability::Synced).await?;
         fleet.leader().await?;
-        fleet.client.submit_count(jobs).await?;
+        fleet.client.fill(jobs).await?;
+        eprintln!("{jobs} jobs wait");
         let redis = &fleet.redis;
         until_whole(redis, jobs).await.context("before the wipe")?;
         let before = order(redis).await?;
