@@ -11,6 +11,7 @@ use common::identity::Role;
 use common::ids::{AccountId, JobId};
 use common::job::StateName;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,6 +24,9 @@ const WORKERS_WITHIN: Duration = Duration::from_secs(30);
 pub const BULK_MAX: usize = 1_000;
 /// Requests under way where many jobs are wanted soon: the database is never without one.
 const FILLERS: usize = 4;
+/// What the server asks for in `Retry-After`, and how often it may be short of breath in a row.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+const TRIES: usize = 60;
 const TELL_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -126,15 +130,17 @@ impl Client {
         Ok(())
     }
 
-    /// As [`Client::submit_count`], several requests at a time, and tells now and then how far it is.
+    /// As [`Client::submit_count`], several requests at a time, and tells now and then how far it is. What a server that
+    /// is short of breath does not take is sent again, under a key, so that it is stored once.
     ///
     /// # Errors
     /// The server's refusal.
     pub async fn fill(&self, jobs: usize) -> anyhow::Result<()> {
         let watch = crate::stats::Stopwatch::start();
-        let parts = (0..jobs).step_by(BULK_MAX).map(|from| BULK_MAX.min(jobs - from));
-        let requests = parts.map(|count| async move {
-            self.submit_many(vec![job_of(&["true"]); count]).await?;
+        let parts = (0..jobs).step_by(BULK_MAX);
+        let requests = parts.map(|from| async move {
+            let count = BULK_MAX.min(jobs - from);
+            self.submit_under(&format!("fill-{from}"), count).await?;
             anyhow::Ok(count)
         });
         let mut answers = stream::iter(requests).buffer_unordered(FILLERS);
@@ -147,6 +153,24 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    async fn submit_under(&self, key: &str, jobs: usize) -> anyhow::Result<()> {
+        let jobs = vec![job_of(&["true"]); jobs];
+        let request = self
+            .http
+            .post(self.url(paths::JOBS_BULK))
+            .header(paths::IDEMPOTENCY_KEY, key)
+            .json(&SubmitBulk { jobs });
+        for _ in 0..TRIES {
+            let again = request.try_clone().context("a body that can be sent again")?;
+            let response = again.send().await?;
+            if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+                return accepted(response).await.map(drop);
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+        anyhow::bail!("{key} was not taken in {TRIES} tries")
     }
 
     /// # Errors
