@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use redis::{Client, Cmd, FromRedisValue, RedisResult};
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, timeout};
 
@@ -97,7 +97,11 @@ impl RedisServer {
     /// What the server says against it.
     pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
         let client = Client::open(self.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        // to wipe a million entries, or to read them, takes longer than a program would wait
+        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(READY));
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&patient)
+            .await?;
         Cmd::new().arg(words).query_async(&mut connection).await
     }
 
