@@ -15,7 +15,7 @@ use super::super::link::{Link, Question, in_time, whole_number};
 use super::super::schema;
 use super::super::trouble::Trouble;
 use super::row::{holding_fields, holding_of, job_fields, job_of, mark, state_names};
-use super::stretch::{CLOCKS_AHEAD, Stretch};
+use super::stretch::Stretch;
 
 /// Longest page of a list.
 const PAGE_MAX: usize = 1_000;
@@ -118,10 +118,9 @@ pub(super) async fn queued(
     after: Option<JobId>,
     limit: usize,
 ) -> Result<Vec<Job>, Trouble> {
-    let last = now.after(CLOCKS_AHEAD);
     let mut from = after;
     loop {
-        let end = stretch.end(from, last);
+        let end = stretch.end(from, now);
         let mut ids = match from {
             Some(from) => doc! { "$gt": from.to_string() },
             None => doc! { "$gte": JobId::from_u128(0).to_string() },
