@@ -40,8 +40,10 @@ pub struct Config {
     pub sign_in_timeout: Duration,
     /// Password hashes at the same time: each takes 19 MiB.
     pub hashes_at_once: usize,
-    /// Requests held open at the same time: those that follow a log, and those that wait for a job's end.
+    /// Requests that follow a log at the same time: with `waits_max` half of the connections.
     pub followers_max: usize,
+    /// Requests that wait for a job's end at the same time: each reads its job's row once a second at least.
+    pub waits_max: usize,
 }
 
 /// Requests per window. `None`: not limited, for benchmarks.
@@ -111,6 +113,7 @@ impl Config {
             sign_in_timeout: Duration::from_secs(10),
             hashes_at_once: 4,
             followers_max: 1_024,
+            waits_max: 1_024,
         }
     }
 
@@ -125,6 +128,7 @@ impl Config {
             ("connections_max", self.connections_max),
             ("hashes_at_once", self.hashes_at_once),
             ("followers_max", self.followers_max),
+            ("waits_max", self.waits_max),
         ] {
             if value == 0 {
                 return Err(ConfigError::Zero(name));

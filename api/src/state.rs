@@ -30,8 +30,10 @@ pub struct AppState {
     pub waiting: WaitingRooms,
     pub tokens: Tokens,
     pub passwords: Passwords,
-    /// One permit a request that is held open: see [`AppState::hold_open`].
-    pub followers: Arc<Semaphore>,
+    /// One permit a request that follows a log: see [`AppState::room_to_follow`].
+    followers: Arc<Semaphore>,
+    /// One permit a request that waits for a job's end: see [`AppState::room_to_wait`].
+    waits: Arc<Semaphore>,
     pub tasks: Tasks,
 }
 
@@ -44,6 +46,7 @@ impl AppState {
             tokens: Tokens::new(&config),
             passwords: Passwords::new(config.hashes_at_once),
             followers: Arc::new(Semaphore::new(config.followers_max)),
+            waits: Arc::new(Semaphore::new(config.waits_max)),
             config,
             stores,
             clock,
@@ -51,22 +54,36 @@ impl AppState {
         })
     }
 
-    /// Room for a request that stays open until something happens to a job.
+    /// Room for a request that follows a log, for as long as the job lasts.
     ///
     /// # Errors
     /// 503: as many are open as may be.
-    pub fn hold_open(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        self.followers.clone().try_acquire_owned().map_err(|_| {
-            ApiError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too_many_followers",
-                "Too many requests follow jobs or wait for their end now.",
-            )
-            .retry_after(HELD_OPEN_RETRY)
-        })
+    pub fn room_to_follow(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let sentence = "Too many requests follow jobs now.";
+        hold_open(&self.followers, "too_many_followers", sentence)
+    }
+
+    /// Room for a request that waits for a job's end: apart from the followers', so that those who watch for hours
+    /// keep nobody from submitting.
+    ///
+    /// # Errors
+    /// 503: as many are open as may be.
+    pub fn room_to_wait(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let sentence = "Too many requests wait for their job's end now: ask without `wait`, or later.";
+        hold_open(&self.waits, "too_many_waits", sentence)
     }
 
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
+}
+
+fn hold_open(
+    rooms: &Arc<Semaphore>,
+    code: &'static str,
+    sentence: &'static str,
+) -> Result<OwnedSemaphorePermit, ApiError> {
+    rooms.clone().try_acquire_owned().map_err(|_| {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, sentence).retry_after(HELD_OPEN_RETRY)
+    })
 }

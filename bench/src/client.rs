@@ -104,8 +104,8 @@ impl Client {
     /// # Errors
     /// The server's refusal, or the job has not ended within what may be waited.
     pub async fn submit_to_end(&self, job: &SubmitJob) -> anyhow::Result<JobView> {
-        let view: JobView = self.post(&format!("{}?wait=60", paths::JOBS), job).await?;
-        anyhow::ensure!(view.state.is_terminal(), "{} has not ended within 60 s", view.id);
+        let view: JobView = self.post(&format!("{}?wait=25", paths::JOBS), job).await?;
+        anyhow::ensure!(view.state.is_terminal(), "{} has not ended within 25 s", view.id);
         Ok(view)
     }
 

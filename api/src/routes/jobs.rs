@@ -23,7 +23,7 @@ use crate::error::ApiError;
 use crate::extract::{BULK_BYTES_MAX, Caller, Id, Json, Params, ReadJobs, WriteJobs};
 use crate::services::explain as explained;
 use crate::services::submit::{self, BULK_MAX, Submitted};
-use crate::services::until_end::{WAIT_SECONDS_MAX, until_end};
+use crate::services::until_end::{Unseen, WAIT_SECONDS_MAX, until_end};
 use crate::state::{App, AppState};
 
 const PAGE_DEFAULT: u64 = 50;
@@ -35,7 +35,7 @@ const WHY_LEN_MAX: usize = 500;
 
 /// Submits a job. Answered once it is stored: from then on it is not lost. With `wait`, answered once it has ended.
 #[utoipa::path(post, path = "/jobs", tag = "jobs", request_body = SubmitJob,
-    params(("wait" = Option<u64>, Query, maximum = 60, description = "Seconds to hold the answer back until the job \
+    params(("wait" = Option<u64>, Query, maximum = 25, description = "Seconds to hold the answer back until the job \
             has ended; then it shows the job as it stands. Where the connection breaks before, send the same again \
             under the same key."),
         ("Idempotency-Key" = Option<String>, Header, description = "The client's own name for this submission, \
@@ -43,7 +43,9 @@ const WHY_LEN_MAX: usize = 500;
     responses((status = 201, description = "Stored. `Location` is the job; `Idempotency-Replayed: true` where an \
         earlier request had stored it.", body = JobView),
         (status = 422, description = "It breaks a rule, or no registered worker could ever run it \
-        (`no_worker_could_run_it`, with each worker's verdict in `fleet`).")))]
+        (`no_worker_could_run_it`, with each worker's verdict in `fleet`)."),
+        (status = 503, description = "Nothing is acknowledged. `too_many_waits`: nothing is stored either, since as \
+        many requests wait for their job's end as may; the same without `wait` is taken.")))]
 pub async fn submit(
     State(app): State<App>,
     caller: Caller<WriteJobs>,
@@ -63,10 +65,12 @@ pub async fn submit(
     let stored = submitted.job.clone();
     // whoever may not see it any longer has been acknowledged all the same
     let job = match wait {
-        Some(wait) => wait.until_end(&app, caller.principal, stored).await,
-        None => None,
-    }
-    .unwrap_or(submitted.job);
+        Some(wait) => wait
+            .until_end(&app, caller.principal, stored)
+            .await
+            .unwrap_or(submitted.job),
+        None => stored,
+    };
     let view = JobView {
         waiting: submitted
             .waiting
@@ -191,9 +195,11 @@ pub async fn counts(
 
 /// A job as it stands; with `wait`, as it stands once it has ended.
 #[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = JobId, Path, description = "The job."),
-        ("wait" = Option<u64>, Query, maximum = 60, description = "Seconds to hold the answer back until the job has \
+        ("wait" = Option<u64>, Query, maximum = 25, description = "Seconds to hold the answer back until the job has \
             ended; then it shows the job as it stands.")),
-    responses((status = 200, description = "The job.", body = JobView)))]
+    responses((status = 200, description = "The job.", body = JobView),
+        (status = 503, description = "`too_many_waits`: as many requests wait for their job's end as may; the same \
+        without `wait` is answered.")))]
 pub async fn get(
     State(app): State<App>,
     caller: Caller<ReadJobs>,
@@ -205,10 +211,9 @@ pub async fn get(
     let role = caller.principal.role;
     let job = visible(&app, &caller.principal, id).await?;
     let job = match wait {
-        Some(wait) => wait.until_end(&app, caller.principal, job).await,
-        None => Some(job),
+        Some(wait) => wait.until_end(&app, caller.principal, job).await?,
+        None => job,
     };
-    let job = job.ok_or_else(|| ApiError::not_found("job"))?;
     Ok(axum::Json(shown(role, &job)))
 }
 
@@ -334,11 +339,11 @@ impl Wait {
         }
         Ok(Some(Self {
             within: Duration::from_secs(seconds),
-            _room: app.hold_open()?,
+            _room: app.room_to_wait()?,
         }))
     }
 
-    async fn until_end(self, app: &AppState, caller: Principal, job: Job) -> Option<Job> {
+    async fn until_end(self, app: &AppState, caller: Principal, job: Job) -> Result<Job, Unseen> {
         until_end(app, caller, job, self.within).await
     }
 }

@@ -156,7 +156,7 @@ pub async fn follow(
         }
     };
     visible(&app, &caller.principal, id).await?;
-    let permit = app.hold_open()?;
+    let permit = app.room_to_follow()?;
     let follower = Follower::new(app, id, caller.principal, resume, permit);
     let told = futures_util::stream::unfold(follower, |mut follower| async move {
         let told = follower.next().await?;
@@ -175,7 +175,8 @@ pub async fn follow(
     Ok(([("x-accel-buffering", "no")], response).into_response())
 }
 
-/// Whether the client names our frames among what it takes; whoever does prefers them.
+/// Whether the client names our frames among what it takes, and not as what it refuses (`q=0`); whoever does prefers
+/// them.
 fn wants_frames(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT)
@@ -183,10 +184,19 @@ fn wants_frames(headers: &HeaderMap) -> bool {
         .filter_map(|accepted| accepted.to_str().ok())
         .flat_map(|accepted| accepted.split(','))
         .any(|one| {
-            one.split(';')
+            let mut parts = one.split(';').map(str::trim);
+            let named = parts
                 .next()
-                .is_some_and(|media| media.trim() == FRAMES_CONTENT_TYPE)
+                .is_some_and(|media| media.eq_ignore_ascii_case(FRAMES_CONTENT_TYPE));
+            named && !parts.any(is_refusal)
         })
+}
+
+/// Whether a parameter of a media type is a weight of nothing.
+fn is_refusal(parameter: &str) -> bool {
+    parameter.split_once('=').is_some_and(|(name, weight)| {
+        name.trim().eq_ignore_ascii_case("q") && weight.trim().parse() == Ok(0.0_f32)
+    })
 }
 
 /// As the bytes of its frame.
@@ -281,4 +291,37 @@ fn attachment(name: &str) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_for_those_who_name_them_and_do_not_refuse_them() {
+        for (accepted, wanted) in [
+            (&[][..], false),
+            (&["*/*"], false),
+            (&["text/event-stream"], false),
+            (&["application/vnd.jobworker.follower"], false),
+            (&["application/vnd.jobworker.follow"], true),
+            (&["Application/VND.JobWorker.Follow"], true),
+            (
+                &["text/event-stream;q=0.5, application/vnd.jobworker.follow ; q=0.1"],
+                true,
+            ),
+            (&["text/event-stream", "application/vnd.jobworker.follow"], true),
+            (&["application/vnd.jobworker.follow;version=0"], true),
+            (&["application/vnd.jobworker.follow;q=soon"], true),
+            (&["application/vnd.jobworker.follow;q=0"], false),
+            (&["application/vnd.jobworker.follow; Q = 0.000, */*"], false),
+            (&["application/vnd.jobworker.follow;version=1;q=0."], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in accepted {
+                headers.append(header::ACCEPT, HeaderValue::from_static(value));
+            }
+            assert_eq!(wants_frames(&headers), wanted, "{accepted:?}");
+        }
+    }
 }

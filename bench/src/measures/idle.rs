@@ -62,7 +62,7 @@ pub async fn run(args: &IdleArgs) -> anyhow::Result<Findings> {
             Row::told("by events, of it until acknowledged, median", format!("{} ms", number(accepted.median))),
         ],
         notes: vec![
-            "One request: `POST /api/v1/jobs?wait=60`. *By events*: the submission, then `/logs/follow`, taking turns \
+            "One request: `POST /api/v1/jobs?wait=25`. *By events*: the submission, then `/logs/follow`, taking turns \
              with it in the same run. Client and agent share one thread of the measuring program."
                 .to_owned(),
         ],
