@@ -22,6 +22,11 @@ const BAND: u64 = 1 << 42;
 /// After this long in the queue, others having been placed past it, a job gets a worker kept free for it.
 pub const RESERVE_AFTER_DEFAULT: Duration = Duration::from_secs(60);
 
+/// How long what is told of room held back stands at the most in a queue that programs share, unless it is told again:
+/// a few times the interval at which a leader repeats it. A leader that stood still past its lock may speak after its
+/// successor has said that nothing is held back, and nobody would ever contradict it.
+pub const HELD_BACK_LIFE: Duration = Duration::from_secs(20);
+
 /// Where jobs of one class and account wait.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane {
@@ -63,7 +68,7 @@ impl QueueEntry {
 /// Room on a worker that the leader holds back for a job that has waited too long. Told, so that others' waiting can be
 /// explained; nothing is decided by what was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reservation {
+pub struct HeldBack {
     pub worker: WorkerId,
     pub job: JobId,
     pub account: AccountId,

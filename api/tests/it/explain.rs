@@ -8,7 +8,7 @@ use common::ids::{AttemptId, JobId, SessionId, WorkerId};
 use common::job::{Epoch, Lease};
 use common::lifecycle::JobEvent;
 use common::lifecycle::testing::worker;
-use common::queue::Reservation;
+use common::queue::HeldBack;
 use common::time::Clock;
 use common::worker::Condition;
 use serde_json::{Value, json};
@@ -140,7 +140,7 @@ async fn room_that_the_leader_holds_back_is_the_reason_while_its_job_waits() {
     let job = world.submit(&world.keys.user).await;
     let row = world.stores.jobs.get(large).await.unwrap().unwrap();
     let since = world.clock.now();
-    let told = Reservation {
+    let told = HeldBack {
         worker: node.id,
         job: large,
         account: row.account.clone(),

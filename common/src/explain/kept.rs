@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::{JobId, WorkerId};
 use crate::job::{Job, Resources};
-use crate::queue::Reservation;
+use crate::queue::HeldBack;
 use crate::time::Timestamp;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct KeptRoom {
 
 impl KeptRooms {
     /// What of `reservations` stands before `job`, and what is kept for itself.
-    pub fn of(job: &Job, reservations: &[Reservation]) -> Self {
+    pub fn of(job: &Job, reservations: &[HeldBack]) -> Self {
         let mut rooms = Self::default();
         for one in reservations {
             if one.job == job.id {

@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 
 use super::StoreError;
 use crate::ids::{AttemptId, JobId, WorkerId};
-use crate::queue::{Lane, QueueEntry, Reservation};
+use crate::queue::{HeldBack, Lane, QueueEntry};
 use crate::time::Timestamp;
 
 /// Decides who *tries* to lead; term and revision decide who may write.
@@ -63,9 +63,10 @@ pub trait JobQueue: Send + Sync {
     /// done again.
     async fn mark_built(&self, build: &Build) -> Result<bool, StoreError>;
     /// Tells what the leader holds back, in place of what was told before.
-    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError>;
-    /// What was told last; nothing after a loss, until it is told again.
-    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError>;
+    async fn tell_reservations(&self, reservations: &[HeldBack]) -> Result<(), StoreError>;
+    /// What was told last; nothing after a loss, until it is told again, nor, where programs share the queue, after
+    /// [`HELD_BACK_LIFE`](crate::queue::HELD_BACK_LIFE).
+    async fn reservations(&self) -> Result<Vec<HeldBack>, StoreError>;
     /// Forgets everything, reservations too.
     async fn clear(&self) -> Result<(), StoreError>;
 }

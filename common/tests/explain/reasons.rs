@@ -10,7 +10,7 @@ use common::ids::{AttemptId, PoolName};
 use common::job::{Job, JobState};
 use common::lifecycle::testing;
 use common::lifecycle::{JobEvent, step};
-use common::queue::Reservation;
+use common::queue::HeldBack;
 use common::time::Timestamp;
 use common::worker::{Condition, Worker};
 use proptest::prelude::*;
@@ -106,9 +106,9 @@ fn each_reason_comes_from_the_facts_that_it_names() {
 }
 
 /// All of `worker` is held for `large` since three seconds.
-fn held_for(large: &Job, worker: &Worker) -> Reservation {
+fn held_for(large: &Job, worker: &Worker) -> HeldBack {
     let capacity = worker.description.capacity;
-    Reservation {
+    HeldBack {
         worker: worker.id.clone(),
         job: large.id,
         account: large.account.clone(),
@@ -125,7 +125,7 @@ fn held_for(large: &Job, worker: &Worker) -> Reservation {
 fn room_that_is_held_for_a_larger_job_is_the_reason_and_names_only_a_job_of_the_same_account() {
     let (job, large, w) = (queued(), queued(), worker("w"));
     let one = fleet(vec![w.clone()], &[running("w", 10)]);
-    let seen = |job: &Job, reservation: &Reservation| {
+    let seen = |job: &Job, reservation: &HeldBack| {
         let kept = KeptRooms::of(job, std::slice::from_ref(reservation));
         let facts = Facts {
             kept: Some(&kept),
@@ -140,7 +140,7 @@ fn room_that_is_held_for_a_larger_job_is_the_reason_and_names_only_a_job_of_the_
     let words = format!("w: its room is held for the larger job {} since 3.0 s", large.id);
     assert!(sentence.contains(&words), "{sentence}");
 
-    let theirs = Reservation {
+    let theirs = HeldBack {
         account: testing::account("another"),
         ..ours.clone()
     };
@@ -153,7 +153,7 @@ fn room_that_is_held_for_a_larger_job_is_the_reason_and_names_only_a_job_of_the_
 
     let (reason, _) = seen(&large, &ours);
     assert_eq!(reason, Reason::NextInLine, "nothing is held from the job itself");
-    let little = Reservation {
+    let little = HeldBack {
         resources: testing::spec().resources,
         ..ours
     };
@@ -384,9 +384,9 @@ proptest! {
             _ => JobState::Queued { since: ago(3) },
         };
         // one a worker at the most; its own is none
-        let reservations: std::collections::BTreeMap<usize, Reservation> = kept.iter().map(|(place, memory, own)| {
+        let reservations: std::collections::BTreeMap<usize, HeldBack> = kept.iter().map(|(place, memory, own)| {
             let large = queued();
-            let reservation = Reservation {
+            let reservation = HeldBack {
                 worker: worker(&format!("w{place}")).id,
                 job: if *own { job.id } else { large.id },
                 account: large.account,
@@ -395,7 +395,7 @@ proptest! {
             };
             (*place, reservation)
         }).collect();
-        let told: Vec<Reservation> = reservations.values().cloned().collect();
+        let told: Vec<HeldBack> = reservations.values().cloned().collect();
         let rooms = KeptRooms::of(&job, &told);
         let facts = Facts {
             kept: Some(&rooms),

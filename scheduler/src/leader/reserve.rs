@@ -1,5 +1,5 @@
-//! Finds the jobs that [`Reservations`] are for, drops reservations whose job does not wait any more, and tells what is
-//! held back, so that api can explain why others wait.
+//! Finds the jobs that [`Reservations`] are for, drops reservations whose job does not wait any more, and
+//! tells what is held back, so that api can explain why others wait.
 //!
 //! Looked at now and then, and bounded: so many lanes a look, taking turns.
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::ids::JobId;
 use common::job::{Job, JobState};
-use common::queue::{QueueEntry, Reservation};
+use common::queue::{HELD_BACK_LIFE, HeldBack, QueueEntry};
 use common::store::StoreError;
 use common::time::Mono;
 
@@ -29,13 +29,17 @@ const ROWS_MAX: usize = 128;
 /// Reservations of one fleet: each is looked up in the queue in each look.
 const RESERVATIONS_MAX: usize = 32;
 
-/// What is held back is told again after this long, should the queue have lost it.
+/// What is held back is told again after this long, should the queue have lost it or an earlier leader have
+/// spoken last.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
+
+// or what stands would be forgotten between two tellings
+const _: () = assert!(TELL_AGAIN.as_secs() * 4 <= HELD_BACK_LIFE.as_secs());
 
 pub struct Keeper {
     pub reservations: Reservations,
     /// None before the first time: an earlier leader's word still stands then.
-    told: Option<(Mono, Vec<Reservation>)>,
+    told: Option<(Mono, Vec<HeldBack>)>,
     looked: Mono,
     looks: usize,
 }
@@ -106,14 +110,20 @@ impl Keeper {
                 settings.reserved_share,
                 context.clock.now(),
             ) {
-                tracing::info!(job = %entry.job, since = ?entry.since(), "a worker is kept free for a job that waits too long");
+                tracing::info!(
+                    job = %entry.job,
+                    since = ?entry.since(),
+                    "a worker is kept free for a job that waits too long"
+                );
                 served.push((account, lane));
             }
         }
         Ok(())
     }
 
-    /// Only explanations hang on it, so a queue that does not take it is told later.
+    /// Only explanations hang on it, so a queue that does not take it is told later. An empty list is not
+    /// told again: if an earlier leader that stood still speaks after us, its word ends by itself
+    /// ([`HELD_BACK_LIFE`]).
     async fn tell(&mut self, context: &Context, now: Mono) {
         let reservations = self.reservations.told();
         let stands = self.told.as_ref().is_some_and(|(at, told)| {
@@ -128,8 +138,8 @@ impl Keeper {
         }
     }
 
-    /// Drops reservations of jobs that left the queue, that are not the head of their lane any more, or whose account
-    /// has reached its limit. In a mixed lane the walk is led to the job.
+    /// Drops reservations of jobs that left the queue, that are not the head of their lane any more, or whose
+    /// account has reached its limit. In a mixed lane the walk is led to the job.
     async fn drop_idle(
         &mut self,
         context: &Context,

@@ -1,21 +1,22 @@
 //! Room for jobs that are larger than what becomes free at a time.
 //!
 //! A head of a class that has waited for longer than the setting, while others were placed past it, gets a
-//! *reservation*: one worker that could hold it when empty keeps that much of itself for it. What becomes free there
-//! goes to nobody else; what the worker has beyond is given away as ever, which cannot delay the job. So it starts,
-//! counted from when it was queued, within the setting plus the longest time that what the worker then holds may still
-//! run (run limit and grace; for a worker that is lost, the lease).
+//! *reservation*: one worker that could hold it when empty keeps that much of itself for it. What becomes
+//! free there goes to nobody else; what the worker has beyond is given away as ever, which cannot delay the
+//! job. So it starts, counted from when it was queued, within the setting plus the longest time that what the
+//! worker then holds may still run (run limit and grace; for a worker that is lost, the lease).
 //!
-//! A worker holds one reservation at the most, and of each pool only a share has one, so reservations cannot stop
-//! everything. They are granted in the order of fair share: an account that was just served waits for its next
-//! turn. Nothing of this is stored (others are told of it, to explain their waiting): a new leader grants anew, from how long the rows say that jobs have waited,
-//! and picks the worker with the least left to wait for, which is the one that was being kept.
+//! A worker holds one reservation at the most, and of each pool only a share has one, so reservations cannot
+//! stop everything. They are granted in the order of fair share: an account that was just served waits for
+//! its next turn. Nothing of this is stored (others are told of it, to explain their waiting): a new leader
+//! grants anew, from how long the rows say that jobs have waited, and picks the worker with the least left to
+//! wait for, which is the one that was being kept.
 
 use std::collections::BTreeMap;
 
 use common::ids::{JobId, PoolName, WorkerId};
 use common::job::Resources;
-use common::queue::QueueEntry;
+use common::queue::{HeldBack, QueueEntry};
 use common::time::Timestamp;
 
 use super::{Candidate, Kept, Seat};
@@ -37,8 +38,8 @@ impl Reservations {
     }
 
     /// As others are told.
-    pub fn told(&self) -> Vec<common::queue::Reservation> {
-        let told = self.0.iter().map(|(worker, one)| common::queue::Reservation {
+    pub fn told(&self) -> Vec<HeldBack> {
+        let told = self.0.iter().map(|(worker, one)| HeldBack {
             worker: worker.clone(),
             job: one.entry.job,
             account: one.entry.lane.account.clone(),
@@ -65,8 +66,8 @@ impl Reservations {
         self.0.retain(|_, reservation| reservation.entry.job != job);
     }
 
-    /// Marks the seats with what is kept on them; drops what stands on a worker that is not there any more, or could
-    /// not hold the job any more.
+    /// Marks the seats with what is kept on them; drops what stands on a worker that is not there any more,
+    /// or could not hold the job any more.
     pub fn mark(&mut self, seats: &mut [Seat]) {
         let mut seen = 0;
         for seat in &mut *seats {
@@ -95,8 +96,8 @@ impl Reservations {
         }
     }
 
-    /// Keeps one worker for `job`, if there is one that could hold it when empty and the pool's share allows one more.
-    /// `share` 4 stands for a quarter of a pool's workers, and for one at least.
+    /// Keeps one worker for `job`, if there is one that could hold it when empty and the pool's share allows
+    /// one more. `share` 4 stands for a quarter of a pool's workers, and for one at least.
     pub fn grant(
         &mut self,
         entry: &QueueEntry,

@@ -12,7 +12,7 @@ use common::ids::{JobId, UserId};
 use common::job::{Job, Priority, StateName};
 use common::lifecycle::testing::{account, spec};
 use common::protocol::{ResultVerdict, ToWorker};
-use common::queue::{Lane, QueueEntry, Reservation};
+use common::queue::{HeldBack, Lane, QueueEntry};
 use common::store::{Build, JobQuery, JobQueue, NewJob, StoreError};
 use common::time::{SharedClock, SystemClock};
 use storage::conformance::redis_server::RedisServer;
@@ -241,11 +241,11 @@ impl JobQueue for Gated {
         self.queue.mark_built(build).await
     }
 
-    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError> {
+    async fn tell_reservations(&self, reservations: &[HeldBack]) -> Result<(), StoreError> {
         self.queue.tell_reservations(reservations).await
     }
 
-    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError> {
+    async fn reservations(&self) -> Result<Vec<HeldBack>, StoreError> {
         self.queue.reservations().await
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::ids::JobId;
 use common::lifecycle::testing;
-use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry, Reservation};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, HeldBack, Lane, QueueEntry};
 use common::store::{Quota, Topic};
 use common::time::Clock;
 
@@ -157,7 +157,7 @@ pub async fn what_is_held_back_is_told_anew_each_time_and_forgotten_with_the_que
     let queue = backend.stores().queue;
     assert!(queue.reservations().await.unwrap().is_empty());
     let job = testing::job(testing::spec());
-    let reservation = |worker: &str| Reservation {
+    let reservation = |worker: &str| HeldBack {
         worker: testing::worker(worker).id,
         job: job.id,
         account: job.account.clone(),

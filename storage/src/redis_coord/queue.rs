@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use common::ids::JobId;
-use common::queue::{CLASSES_PER_ACCOUNT_MAX, Lane, QueueEntry, Reservation};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, HELD_BACK_LIFE, HeldBack, Lane, QueueEntry};
 use common::store::{Build, JobQueue, StoreError};
 use redis::{Cmd, Script};
 
@@ -146,14 +146,18 @@ impl JobQueue for Queue {
         Ok(marked && server.run == run)
     }
 
-    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError> {
+    async fn tell_reservations(&self, reservations: &[HeldBack]) -> Result<(), StoreError> {
         let text = serde_json::to_string(reservations).map_err(unreadable)?;
         let mut set = redis::cmd("SET");
-        set.arg(&self.0.keys.reservations).arg(text);
+        // the last word may be that of a leader that is none any more
+        set.arg(&self.0.keys.reservations)
+            .arg(text)
+            .arg("PX")
+            .arg(super::millis(HELD_BACK_LIFE));
         self.0.link.command::<()>(&set).await
     }
 
-    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError> {
+    async fn reservations(&self) -> Result<Vec<HeldBack>, StoreError> {
         let mut get = redis::cmd("GET");
         get.arg(&self.0.keys.reservations);
         let text: Option<String> = self.0.link.command(&get).await?;

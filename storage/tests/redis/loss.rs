@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use common::ids::JobId;
-use common::lifecycle::testing::account;
-use common::queue::{ClassKey, Lane, QueueEntry};
+use common::lifecycle::testing::{self, account};
+use common::queue::{ClassKey, HELD_BACK_LIFE, HeldBack, Lane, QueueEntry};
 use common::store::{Quota, StoreError};
+use storage::conformance::Backend as _;
 use storage::conformance::redis_server::RedisServer;
 
-use crate::backend::{PATIENT, answers, coordination, now};
+use crate::backend::{PATIENT, answers, coordination, fresh, now};
 
 const KEPT: Duration = Duration::from_secs(120);
 const TTL: Duration = Duration::from_secs(60);
@@ -146,4 +147,25 @@ async fn a_full_server_says_that_it_is_full_and_works_again_when_there_is_room()
     );
     program.queue.remove(&pushed).await.unwrap();
     program.queue.push(&[entry(7)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_told_of_room_held_back_ends_by_itself_unless_it_is_told_again() {
+    let backend = fresh().await;
+    let queue = backend.stores().queue;
+    let job = testing::job(testing::spec());
+    let told = [HeldBack {
+        worker: testing::worker("w1").id,
+        job: job.id,
+        account: job.account,
+        resources: job.spec.resources,
+        since: now(),
+    }];
+    for _ in 0..3 {
+        queue.tell_reservations(&told).await.unwrap();
+        backend.turn(HELD_BACK_LIFE / 2).await;
+        assert_eq!(queue.reservations().await.unwrap(), told);
+    }
+    backend.turn(HELD_BACK_LIFE).await;
+    assert!(queue.reservations().await.unwrap().is_empty());
 }

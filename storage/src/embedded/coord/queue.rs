@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use common::ids::{AccountId, JobId};
-use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry, Reservation};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, HeldBack, Lane, QueueEntry};
 use common::store::{Build, JobQueue, StoreError};
 
 use super::held;
@@ -24,7 +24,7 @@ struct State {
     /// The last making, unless what it made was lost.
     build: Option<u64>,
     built: bool,
-    reservations: Vec<Reservation>,
+    reservations: Vec<HeldBack>,
 }
 
 /// None is empty.
@@ -159,12 +159,12 @@ impl JobQueue for Queue {
         Ok(is_there)
     }
 
-    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError> {
+    async fn tell_reservations(&self, reservations: &[HeldBack]) -> Result<(), StoreError> {
         held(&self.0).reservations = reservations.to_vec();
         Ok(())
     }
 
-    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError> {
+    async fn reservations(&self) -> Result<Vec<HeldBack>, StoreError> {
         Ok(held(&self.0).reservations.clone())
     }
 

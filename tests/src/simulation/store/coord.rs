@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::ids::{AccountId, JobId};
-use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, Lane, QueueEntry, Reservation};
+use common::queue::{CLASSES_PER_ACCOUNT_MAX, ClassKey, HeldBack, Lane, QueueEntry};
 use common::store::{Build, JobQueue, LeaderLock, Nonces, Quota, RateDecision, RateLimiter, StoreError};
 use common::time::{Mono, Timestamp};
 
@@ -29,7 +29,7 @@ struct Queue {
     /// The making that has begun last.
     build: Option<u64>,
     built: bool,
-    reservations: Vec<Reservation>,
+    reservations: Vec<HeldBack>,
 }
 
 /// No set is empty.
@@ -316,7 +316,7 @@ impl JobQueue for Client {
         .await
     }
 
-    async fn tell_reservations(&self, reservations: &[Reservation]) -> Result<(), StoreError> {
+    async fn tell_reservations(&self, reservations: &[HeldBack]) -> Result<(), StoreError> {
         let told = reservations.to_vec();
         self.coord("tell_reservations", move |coord, _| {
             coord.queue.reservations = told
@@ -324,7 +324,7 @@ impl JobQueue for Client {
         .await
     }
 
-    async fn reservations(&self) -> Result<Vec<Reservation>, StoreError> {
+    async fn reservations(&self) -> Result<Vec<HeldBack>, StoreError> {
         self.coord("reservations", |coord, _| coord.queue.reservations.clone())
             .await
     }
