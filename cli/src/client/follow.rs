@@ -6,8 +6,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::api_types::{
-    AttemptEvent, EndEvent, EventId, FRAMES_CONTENT_TYPE, FollowEvent, FollowedChunk, FrameReader,
+    AttemptEvent, BadFrame, EndEvent, EventId, FRAMES_CONTENT_TYPE, FollowEvent, FollowedChunk, FrameReader,
     LogChunkView, StateEvent, event, paths,
 };
 use common::ids::JobId;
@@ -45,6 +46,8 @@ pub struct Follower {
     open: Option<(Response, Parser)>,
     ready: VecDeque<FollowEvent>,
     was_open: bool,
+    /// To be told, once what came before is.
+    lost: bool,
     tries: u32,
 }
 
@@ -64,6 +67,7 @@ impl Follower {
             open: None,
             ready: VecDeque::new(),
             was_open: false,
+            lost: false,
             tries: 0,
         }
     }
@@ -79,10 +83,13 @@ impl Follower {
                     return Ok(followed);
                 }
             }
+            if std::mem::take(&mut self.lost) {
+                return Ok(Followed::Lost);
+            }
             if self.open.is_some() {
                 if !self.read().await? {
                     self.open = None;
-                    return Ok(Followed::Lost);
+                    self.lost = true;
                 }
             } else if self.connect().await? && std::mem::replace(&mut self.was_open, true) {
                 return Ok(Followed::Back);
@@ -98,24 +105,26 @@ impl Follower {
         let Ok(Ok(Some(bytes))) = tokio::time::timeout(SILENCE_MAX, response.chunk()).await else {
             return Ok(false);
         };
-        self.tries = 0;
-        match parser {
-            Parser::Frames(reader) => {
-                reader.push(bytes);
-                while let Some(event) = reader.next_event().map_err(not_understood)? {
-                    self.ready.push_back(event);
-                }
-                Ok(true)
-            }
+        let sound = match parser {
+            Parser::Frames(reader) => take_frames(reader, bytes, &mut self.ready)?,
             Parser::Events(parser) => {
                 let mut events = Vec::new();
                 let sound = parser.push(&bytes, &mut events).is_ok();
                 for event in &events {
                     self.ready.extend(understood(event)?);
                 }
-                Ok(sound)
+                sound
             }
+        };
+        if sound {
+            self.tries = 0;
+        } else if self.tries >= TRIES_MAX {
+            return Err(not_understood("what it sends is cut or garbled each time"));
+        } else {
+            // or what is broken each time would be asked for without a pause
+            self.tries = self.tries.max(1);
         }
+        Ok(sound)
     }
 
     /// Whether it is connected; false when it should be tried again.
@@ -181,6 +190,23 @@ fn parser_of(response: &Response) -> Parser {
     }
 }
 
+/// Whether what follows can be read: frames that break off are a connection's fault, and another one begins anew.
+fn take_frames(
+    reader: &mut FrameReader,
+    bytes: Bytes,
+    ready: &mut VecDeque<FollowEvent>,
+) -> Result<bool, Failure> {
+    reader.push(bytes);
+    loop {
+        match reader.next_event() {
+            Ok(Some(event)) => ready.push_back(event),
+            Ok(None) => return Ok(true),
+            Err(BadFrame::TooLong | BadFrame::CutShort | BadFrame::UnknownStream) => return Ok(false),
+            Err(error @ BadFrame::NotJson(_)) => return Err(not_understood(error)),
+        }
+    }
+}
+
 fn understood(event: &Event) -> Result<Option<FollowEvent>, Failure> {
     Ok(Some(match event.name.as_str() {
         event::LOG => {
@@ -212,9 +238,33 @@ fn not_understood(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) ->
 
 #[cfg(test)]
 mod tests {
+    use common::job::StateName;
     use common::log::Stream;
 
     use super::*;
+
+    #[test]
+    fn a_broken_frame_ends_the_connection_after_what_came_before_and_one_of_bad_json_the_command() {
+        let state = FollowEvent::State(StateEvent {
+            state: StateName::Running,
+            cancelling: false,
+        });
+        let whole = common::api_types::frame(&state).unwrap().concat();
+        let after = |broken: &[u8]| {
+            let bytes = Bytes::from([&whole[..], broken].concat());
+            let mut ready = VecDeque::new();
+            let sound = take_frames(&mut FrameReader::default(), bytes, &mut ready);
+            assert_eq!(ready, std::slice::from_ref(&state));
+            sound
+        };
+        assert!(after(&whole[..3]).unwrap(), "the rest is to come");
+        assert!(!after(&[1, 0xff, 0xff, 0xff, 0xff]).unwrap(), "too long");
+        assert!(!after(&[1, 0, 0, 0, 1, 0]).unwrap(), "a chunk without its head");
+        let mut unknown = [0; 5 + 29];
+        (unknown[0], unknown[4], unknown[5 + 12]) = (1, 29, 9);
+        assert!(!after(&unknown).unwrap(), "an unknown stream");
+        after(&[2, 0, 0, 0, 1, b'{']).unwrap_err();
+    }
 
     #[test]
     fn events_of_a_server_without_frames_say_the_same() {

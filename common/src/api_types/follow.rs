@@ -1,10 +1,11 @@
 //! What a follower of a job is told, and the frames of bytes that it travels in where a client asks for them.
 //!
-//! A browser gets server-sent events, which are text: output goes through them in base64 within JSON. A client that sends
-//! `Accept: application/vnd.jobworker.follow` gets frames instead, in which output travels as it is:
-//! `kind (1) | length (4) | payload`, numbers big-endian. The payload of a chunk is
-//! `attempt (4) | position (8) | stream (1) | seq (8) | at (8) | bytes`, that of the other events their JSON. A kind that
-//! is not known is passed over, so that later ones may come. A reader holds one frame at the most.
+//! A browser gets server-sent events, which are text: output goes through them in base64 within JSON. A
+//! client that sends `Accept: application/vnd.jobworker.follow` gets frames instead, in which output travels
+//! as it is: `kind (1) | length (4) | payload`, numbers big-endian. The payload of a chunk is
+//! `attempt (4) | position (8) | stream (1) | seq (8) | at (8) | bytes`, that of the other events their JSON.
+//! A kind that is not known is passed over, so that later ones may come. A reader holds one frame at the
+//! most.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
@@ -162,6 +163,7 @@ pub struct FrameReader {
 impl FrameReader {
     /// Takes bytes. Everything before was read: [`FrameReader::next_event`] has said `None`.
     pub fn push(&mut self, bytes: Bytes) {
+        debug_assert!(self.input.is_empty(), "bytes that were not read would be lost");
         self.input = bytes;
     }
 
@@ -316,11 +318,30 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic_or_are_held_without_end(bytes: Vec<u8>) {
+        fn no_bytes_panic_or_are_held_without_end(
+            kind: u8,
+            fill: u8,
+            rest: Vec<u8>,
+            piece in 1_000..3 * PAYLOAD_BYTES_MAX,
+        ) {
+            let mut largest = vec![kind];
+            largest.put_u32(PAYLOAD_BYTES_MAX.try_into().unwrap());
+            largest.resize(HEAD_LEN + PAYLOAD_BYTES_MAX, fill);
+            let mut wire = Bytes::from([&largest[..], &largest, &rest].concat());
             let mut reader = FrameReader::default();
-            reader.push(bytes.into());
-            while let Ok(Some(_)) = reader.next_event() {}
-            prop_assert!(reader.held.len() <= HEAD_LEN + PAYLOAD_BYTES_MAX);
+            while !wire.is_empty() {
+                reader.push(wire.split_to(piece.min(wire.len())));
+                let last = loop {
+                    match reader.next_event() {
+                        Ok(Some(_)) => {}
+                        last => break last,
+                    }
+                };
+                prop_assert!(reader.held.len() < HEAD_LEN + PAYLOAD_BYTES_MAX);
+                if last.is_err() {
+                    break;
+                }
+            }
         }
     }
 
