@@ -1,6 +1,7 @@
 //! Log chunks of all connections of this gateway, stored in batches on a lane of their own.
 
 use std::collections::HashSet;
+use std::iter::Peekable;
 use std::time::Duration;
 
 use common::ids::AttemptId;
@@ -13,9 +14,13 @@ use super::lane::{Asked, Inbox, Lane, Lent, lane};
 /// Connections whose chunks are asked for at once.
 const BATCH: usize = 32;
 
-/// Bytes of one write: what comes past it waits for the next, so that one that brings little is not held up by many
-/// that bring much.
+/// Most of one write, in bytes with [`CHUNK_WEIGHT`]; one connection's chunks go whole, however many. What would go
+/// past it waits for the next, so that one that brings little is not held up by many that bring much.
 const WRITE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a chunk costs beside its bytes, in bytes that cost a store as much: about the row that it is kept in. So a
+/// write of chunks of one byte has some eight thousand of them.
+const CHUNK_WEIGHT: usize = 1024;
 
 /// Connections that wait for the lane; the rest wait at its door.
 const DEPTH: usize = 256;
@@ -39,15 +44,15 @@ pub async fn run(mut inbox: Lent<Vec<LogChunk>, bool>, stores: Stores, clock: Sh
 
 /// One write of those who asked first.
 async fn store(
-    asked: &mut impl Iterator<Item = Asked<Vec<LogChunk>, bool>>,
+    asked: &mut Peekable<impl Iterator<Item = Asked<Vec<LogChunk>, bool>>>,
     stores: &Stores,
     clock: &SharedClock,
 ) {
-    let (mut all, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
-    while bytes < WRITE_BYTES
-        && let Some((chunks, reply)) = asked.next()
+    let (mut all, mut replies, mut total) = (Vec::new(), Vec::new(), 0);
+    while let Some((chunks, reply)) =
+        asked.next_if(|(chunks, _)| replies.is_empty() || total + weight(chunks) <= WRITE_BYTES)
     {
-        bytes += chunks.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+        total += weight(&chunks);
         all.extend(chunks);
         replies.push(reply);
     }
@@ -68,4 +73,8 @@ async fn store(
             stores.hints.send(Topic::Log(attempt));
         }
     }
+}
+
+fn weight(chunks: &[LogChunk]) -> usize {
+    chunks.iter().map(|chunk| chunk.bytes.len() + CHUNK_WEIGHT).sum()
 }
