@@ -15,8 +15,11 @@ use common::store::{
 };
 use common::time::Timestamp;
 
-use crate::ring::{PATIENT, Ring, until};
+use crate::ring::{DEADLINE, PATIENT, Ring, until};
 use crate::shares::started;
+
+/// While assignments may come, facts are looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 fn sized(resources: Resources) -> JobSpec {
     JobSpec { resources, ..spec() }
@@ -308,24 +311,29 @@ async fn a_small_job_that_waits_for_room_held_back_says_so_until_the_large_one_h
     let large_id = ring.submit_for(&account("large"), large()).await;
     let last = ring.submit_for(&account("small"), spec()).await;
     assert_eq!(why(&ring, last).await.0, Reason::WorkersBusy);
-    // Small ones take what becomes free, until it is kept.
-    while running.len() == 4 {
-        let done = running.remove(0);
-        agent.exit_keeping(&done, &mut running).await;
-        while running.len() < 4
-            && let Ok(next) = tokio::time::timeout(Duration::from_secs(3), agent.hear_assignment()).await
-        {
-            running.push(next);
-        }
-    }
+    // Small ones take what becomes free, until it is kept and that is told.
     let words = "its room is held for a larger job since";
-    until("the room that is held back to be told", || async {
-        match why(&ring, last).await {
-            (Reason::Reserved, sentence) if sentence.contains(words) => Ok(()),
-            other => Err(other),
+    let mut seen = None;
+    let told = tokio::time::timeout(DEADLINE, async {
+        loop {
+            let (reason, sentence) = seen.insert(why(&ring, last).await);
+            let kept = !ring.stores.queue.reservations().await.unwrap().is_empty();
+            if kept && *reason == Reason::Reserved && sentence.contains(words) {
+                return;
+            }
+            if running.len() == 4 {
+                let done = running.remove(0);
+                agent.exit_keeping(&done, &mut running).await;
+            } else if let Ok(next) = tokio::time::timeout(LOOK_EVERY, agent.hear_assignment()).await {
+                running.push(next);
+            }
         }
-    })
-    .await;
+    });
+    let told = told.await.is_ok();
+    assert!(
+        told,
+        "room held back was not told within {DEADLINE:?}; seen last: {seen:?}"
+    );
     let cancel = common::lifecycle::JobEvent::CancelAsked(common::job::CancelRequest {
         by: common::job::CancelledBy::System,
         why: None,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use common::api_types::{JobList, paths};
 use common::protocol::token::{EMPTY_SHA256, Request};
 use common::protocol::{TOKEN_HEADER, WEBSOCKET_PATH};
@@ -47,19 +47,25 @@ pub async fn redis_forgets(stage: &mut Stage) -> Result<()> {
         .map(|program| program.address)
         .collect();
     let first = *gateways.first().context("there is a scheduler")?;
+    let mut refused = 0;
     let used = wait_for(LONG, "a handshake", async || {
-        // A fresh one each time: one that was not answered may be used up, and the first that a wiped Redis sees was
-        // signed before its birth and is refused.
+        // A fresh one each time: one that was not answered may be used up.
         let token = key.sign(&HANDSHAKE, SystemClock.now());
         match handshake_once(first, &token).await {
-            Ok(status) if status >= UNSURE || status == UNAUTHORIZED => {
-                Err(format!("it was answered {status}"))
+            // The first that a wiped Redis sees was signed before its birth; the second was not.
+            Ok(UNAUTHORIZED) => {
+                refused += 1;
+                match refused {
+                    1 => Err("it was refused".to_owned()),
+                    _ => Ok(Err(anyhow!("a fresh handshake was refused twice"))),
+                }
             }
-            Ok(_) => Ok(token),
+            Ok(status) if status >= UNSURE => Err(format!("it was answered {status}")),
+            Ok(_) => Ok(Ok(token)),
             Err(error) => Err(format!("{error:#}")),
         }
     });
-    let token = used.await?;
+    let token = used.await??;
 
     stage.fault("Redis is wiped after a sign-out and a handshake");
     stage.fleet.redis.flush_all().await;
