@@ -1,8 +1,9 @@
 //! Which chunks are on their way to the control plane, and from where to send again.
 //!
-//! Pure: the spool keeps the chunks, the attempt moves them. At most a window of chunks is unacknowledged at a time,
-//! so memory is flat however far the control plane lags; after a lost connection sending goes on from the first chunk
-//! that was not acknowledged. An acknowledgement holds for everything of its stream up to its number, and for good.
+//! Pure: the spool keeps the chunks, the attempt moves them. At most a window of chunks is unacknowledged at
+//! a time, so memory is flat however far the control plane lags; after a lost connection sending goes on from
+//! the first chunk that was not acknowledged. An acknowledgement holds for everything of its stream up to its
+//! number, and for good.
 
 use std::collections::VecDeque;
 
@@ -10,8 +11,8 @@ use common::log::Stream;
 
 use crate::spool::{Position, Spooled};
 
-/// Most bytes on their way at a time: enough for 100 MB/s at 40 ms a round trip, of which a busy disk takes most. None of
-/// them is held here: what has to be sent again is read again.
+/// Most bytes on their way at a time: enough for 100 MB/s at 40 ms a round trip, of which a busy disk takes
+/// most. None of them is held here: what has to be sent again is read again.
 pub const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
 /// Most bytes read ahead at a time, which are held until the link has taken them.

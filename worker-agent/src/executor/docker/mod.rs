@@ -131,7 +131,7 @@ impl DockerExecutor {
             source: Some(error.into()),
         })?;
         let engine = Arc::new(Engine::at(socket_path(config.socket.as_deref())));
-        let shared = Shared::start(|kept| Shared {
+        let shared = Shared::start(|own| Shared {
             engine: Arc::clone(&engine),
             workspaces: Arc::new(workspaces),
             policy: config.policy,
@@ -142,7 +142,7 @@ impl DockerExecutor {
             name_prefix: format!("jw-{}", config.worker),
             uid_base: config.uid_base,
             tasks,
-            kept,
+            own,
         });
         let preflight = Preflight::new(Arc::clone(&engine), state, config.init, config.image_default);
         let executor = Arc::new(Self {

@@ -41,11 +41,11 @@ pub struct Shared {
     pub name_prefix: String,
     pub uid_base: u32,
     pub tasks: Tasks,
-    pub kept: Kept,
+    pub own: Own,
 }
 
 /// What only [`Shared`] itself touches.
-pub struct Kept {
+pub struct Own {
     /// Users of containers that are there; slots have their own and do not ask.
     uids: Mutex<BTreeSet<u32>>,
     reaping: mpsc::Sender<Handle>,
@@ -53,9 +53,9 @@ pub struct Kept {
 
 impl Shared {
     /// With its reapers at work.
-    pub fn start(make: impl FnOnce(Kept) -> Self) -> Arc<Self> {
+    pub fn start(make: impl FnOnce(Own) -> Self) -> Arc<Self> {
         let (reaping, due) = mpsc::channel(REAPING_MAX);
-        let shared = Arc::new(make(Kept {
+        let shared = Arc::new(make(Own {
             uids: Mutex::default(),
             reaping,
         }));
@@ -71,7 +71,7 @@ impl Shared {
 
     /// Removes it in the background.
     pub async fn reap(&self, handle: Handle) {
-        if let Err(unsent) = self.kept.reaping.send(handle).await {
+        if let Err(unsent) = self.own.reaping.send(handle).await {
             self.remove_persistently(&unsent.0).await;
         }
     }
@@ -132,7 +132,7 @@ impl Shared {
                 source: Some(error.into()),
             })?;
         if let Some(uid) = handle.uid {
-            self.kept
+            self.own
                 .uids
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -143,7 +143,7 @@ impl Shared {
 
     /// A user from `first` on that no container has.
     pub fn take_uid(&self, first: u32) -> u32 {
-        let mut uids = self.kept.uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut uids = self.own.uids.lock().unwrap_or_else(PoisonError::into_inner);
         let uid = (first..).find(|uid| !uids.contains(uid)).unwrap_or(first);
         uids.insert(uid);
         uid
@@ -151,7 +151,7 @@ impl Shared {
 
     /// The user of a container of an earlier life.
     pub fn mark_uid(&self, uid: u32) {
-        self.kept
+        self.own
             .uids
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
