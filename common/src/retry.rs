@@ -11,11 +11,10 @@ use crate::job::Job;
 /// Most retries for failures of the infrastructure, whatever the user asked.
 pub const INFRA_RETRIES_MAX: u32 = 3;
 
-/// Jobs that were lost with one worker come back apart: beside its own pause each waits for a part of this, of twice as
-/// much after its second loss, and of four times as much after its third. What one job brings down with it would
-/// otherwise meet that job again on the next worker, and lose every try with it. Short beside the time after which a
-/// worker is taken for lost.
-const LOST_APART: Duration = Duration::from_secs(5);
+/// Jobs that were lost with one worker come back apart: beside its own pause each waits for a part of so many first
+/// pauses, of twice as many after its second loss, and of four times as many after its third. What one job brings down
+/// with it would otherwise meet that job again on the next worker, and lose every try with it.
+const LOST_APART: u32 = 5;
 
 /// What the user wants tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +81,10 @@ pub fn decide(job: &Job, class: OutcomeClass) -> Option<(Budget, Duration)> {
         OutcomeClass::Infrastructure => (job.infra_retries < INFRA_RETRIES_MAX).then(|| {
             let pause = pause(job.id, policy, job.infra_retries);
             match lost_its_worker(job) {
-                true => (Budget::Infrastructure, pause + apart(job.id, job.infra_retries)),
+                true => (
+                    Budget::Infrastructure,
+                    pause + apart(job.id, policy, job.infra_retries),
+                ),
                 false => (Budget::Infrastructure, pause),
             }
         }),
@@ -102,13 +104,15 @@ fn lost_its_worker(job: &Job) -> bool {
 }
 
 /// A part of [`LOST_APART`], another for each job and each loss, and the same in a replay.
-fn apart(job: JobId, losses: u32) -> Duration {
+fn apart(job: JobId, policy: &RetryPolicy, losses: u32) -> Duration {
     let mut mixed = (job.as_u128() as u64) ^ u64::from(losses + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     for (shift, factor) in [(30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB)] {
         mixed = (mixed ^ (mixed >> shift)).wrapping_mul(factor);
     }
     let part = (mixed >> 54) as f64 / 1_024.0;
-    (LOST_APART * (1 << losses.min(INFRA_RETRIES_MAX))).mul_f64(part)
+    let pauses = LOST_APART << losses.min(INFRA_RETRIES_MAX);
+    let whole = policy.backoff.saturating_mul(pauses).min(policy.backoff_max);
+    whole.mul_f64(part)
 }
 
 /// Doubles for each retry, held at the maximum, less up to a quarter that depends on job and number alone: jobs that

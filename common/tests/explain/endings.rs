@@ -39,7 +39,8 @@ fn ended(outcome: &Outcome, tries: u32) -> Job {
             logs_missing: Default::default(),
         };
         for (event, at) in [
-            (JobEvent::Due, NOW),
+            // behind the longest pause, whatever its lot
+            (JobEvent::Due, NOW.after(Duration::from_secs(3_600))),
             (claimed, ago(30)),
             (JobEvent::Started { attempt }, ago(20)),
             (finished, ago(10)),
