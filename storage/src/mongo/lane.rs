@@ -31,12 +31,12 @@ pub(super) trait Work: Send + 'static {
     type Item: Weighed + Send + 'static;
     type Answer: Send + 'static;
 
-    /// One answer for each item, in order. The group is within the limits of one command.
-    fn run(
-        &mut self,
-        group: Vec<Self::Item>,
-    ) -> impl Future<Output = Vec<Result<Self::Answer, Trouble>>> + Send;
+    /// One answer for each item, in order; or what befell the group as a whole, which is then the answer of each. The
+    /// group is within the limits of one command.
+    fn run(&mut self, group: Vec<Self::Item>) -> impl Future<Output = Answers<Self::Answer>> + Send;
 }
+
+pub(super) type Answers<A> = Result<Vec<Result<A, Trouble>>, Trouble>;
 
 pub(super) trait Weighed {
     /// About how many bytes it adds to a command.
@@ -104,15 +104,17 @@ async fn serve<W: Work>(mut hand: W, waiting: Waiting<W::Item, W::Answer>, stopp
             let group = cut(&mut items);
             let size = group.len();
             // A hand that were lost to a panic would be missed for as long as the program lives.
-            match AssertUnwindSafe(hand.run(group)).catch_unwind().await {
+            let run = AssertUnwindSafe(hand.run(group)).catch_unwind().await;
+            let answered = run.unwrap_or_else(|_| {
+                tracing::error!("a group of writes panicked; their fate is unknown");
+                Err(Trouble::Panicked)
+            });
+            match answered {
                 Ok(answered) => {
                     debug_assert_eq!(answered.len(), size, "one answer for each item");
                     answers.extend(answered);
                 }
-                Err(_) => {
-                    tracing::error!("a group of writes panicked; their fate is unknown");
-                    answers.extend((0..size).map(|_| Err(Trouble::Panicked)));
-                }
+                Err(trouble) => answers.extend((0..size).map(|_| Err(trouble.clone()))),
             }
         }
         for (reply, size) in replies {
@@ -193,7 +195,7 @@ mod tests {
         type Item = usize;
         type Answer = usize;
 
-        async fn run(&mut self, group: Vec<usize>) -> Vec<Result<usize, Trouble>> {
+        async fn run(&mut self, group: Vec<usize>) -> Answers<usize> {
             self.0.push(group.len());
             assert!(!group.contains(&POISON), "poisoned");
             let odd = |number: usize| {
@@ -203,7 +205,7 @@ mod tests {
                     Ok(number * 2)
                 }
             };
-            group.into_iter().map(odd).collect()
+            Ok(group.into_iter().map(odd).collect())
         }
     }
 

@@ -7,18 +7,16 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use common::lifecycle::FENCED;
 use common::store::{Commit, CommitError};
 use mongodb::bson::{Document, doc};
 
-use super::super::lane::{Weighed, Work};
+use super::super::lane::{Answers, Weighed, Work};
 use super::super::link::{Link, Question, Written, in_time};
 use super::super::schema;
 use super::super::trouble::Trouble;
 use super::row::{Fate, Fields, Trace, fate, writer_path};
 use crate::passed_over::Row;
-
-/// Off in the negative control alone, which has to break the laws.
-const FENCED: bool = !cfg!(feature = "without-fences");
 
 pub(in super::super) struct Change {
     id: String,
@@ -69,23 +67,20 @@ impl Work for Committer {
     type Item = Change;
     type Answer = Result<(), CommitError>;
 
-    async fn run(&mut self, group: Vec<Change>) -> Vec<Result<Self::Answer, Trouble>> {
+    async fn run(&mut self, group: Vec<Change>) -> Answers<Self::Answer> {
         // What is not judged when the time is over is unknown.
-        match in_time(async { Ok(self.commit(&group).await) }).await {
-            Ok(answers) => answers,
-            Err(trouble) => group.iter().map(|_| Err(trouble.clone())).collect(),
-        }
+        in_time(self.commit(&group)).await
     }
 }
 
 impl Committer {
-    async fn commit(&self, group: &[Change]) -> Vec<Result<Result<(), CommitError>, Trouble>> {
+    async fn commit(&self, group: &[Change]) -> Answers<Result<(), CommitError>> {
         let statements: Vec<Document> = group.iter().map(Change::statement).collect();
         let command = doc! { "update": schema::JOBS, "updates": statements, "ordered": false };
         let (mut refused, mut unknown) = (HashSet::new(), None);
         match self.0.write(command).await {
             Ok(written) if written.errors.is_empty() && usize::try_from(written.n) == Ok(group.len()) => {
-                return group.iter().map(|_| Ok(Ok(()))).collect();
+                return Ok(group.iter().map(|_| Ok(Ok(()))).collect());
             }
             Ok(written) => {
                 for error in &written.errors {
@@ -95,30 +90,27 @@ impl Committer {
                     }
                 }
                 self.tell(group, &written);
-                let refused = group.len().saturating_sub(written.errors.len());
-                let refused = refused.saturating_sub(usize::try_from(written.n).unwrap_or(0));
-                if refused > 0 {
-                    tracing::debug!(refused, "changes came too late: their rows have moved on");
+                let judged = group.len().saturating_sub(written.errors.len());
+                let late = judged.saturating_sub(usize::try_from(written.n).unwrap_or(0));
+                if late > 0 {
+                    tracing::debug!(refused = late, "changes came too late: their rows have moved on");
                 }
             }
             Err(trouble) => unknown = Some(trouble),
         }
-        match self.traces(group).await {
-            Ok(traces) => {
-                let judge = |(place, change): (usize, &Change)| {
-                    let outcome = Outcome {
-                        refused: refused.contains(&place),
-                        unknown: unknown.as_ref(),
-                    };
-                    judge(change, traces.get(&change.id), outcome)
-                };
-                group.iter().enumerate().map(judge).collect()
-            }
-            Err(trouble) => {
-                let trouble = unknown.unwrap_or(trouble);
-                group.iter().map(|_| Err(trouble.clone())).collect()
-            }
-        }
+        // Why the command told nothing says more than why its rows cannot be asked.
+        let traces = match (self.traces(group).await, &unknown) {
+            (Err(_), Some(trouble)) => return Err(trouble.clone()),
+            (traces, _) => traces?,
+        };
+        let judge = |(place, change): (usize, &Change)| {
+            let outcome = Outcome {
+                refused: refused.contains(&place),
+                unknown: unknown.as_ref(),
+            };
+            judge(change, traces.get(&change.id), outcome)
+        };
+        Ok(group.iter().enumerate().map(judge).collect())
     }
 
     fn tell(&self, group: &[Change], written: &Written) {

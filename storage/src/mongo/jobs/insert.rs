@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use mongodb::bson::{Document, RawDocument, doc};
 
-use super::super::lane::{Weighed, Work};
+use super::super::lane::{self, Weighed, Work};
 use super::super::link::{Link, Question, in_time};
 use super::super::schema;
 use super::super::trouble::Trouble;
@@ -137,14 +137,14 @@ impl Work for Inserter {
     type Item = NewRow;
     type Answer = Inserted;
 
-    async fn run(&mut self, mut group: Vec<NewRow>) -> Vec<Result<Inserted, Trouble>> {
+    async fn run(&mut self, mut group: Vec<NewRow>) -> lane::Answers<Inserted> {
         let mut answers: Answers = group.iter().map(|_| None).collect();
         let outcome = in_time(self.insert(&mut group, &mut answers)).await;
         let unknown = outcome.err().unwrap_or(Trouble::Contended);
-        answers
+        Ok(answers
             .into_iter()
             .map(|answer| answer.unwrap_or_else(|| Err(unknown.clone())))
-            .collect()
+            .collect())
     }
 }
 

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use common::ids::SessionId;
 use common::store::Holding;
 
-use super::super::lane::{Weighed, Work};
+use super::super::lane::{Answers, Weighed, Work};
 use super::super::link::{Link, in_time};
-use super::super::trouble::Trouble;
 use super::query;
 
 pub(in super::super) struct Looker(pub(in super::super) Arc<Link>);
@@ -23,17 +22,12 @@ impl Work for Looker {
     type Item = SessionId;
     type Answer = Vec<Holding>;
 
-    async fn run(&mut self, group: Vec<SessionId>) -> Vec<Result<Vec<Holding>, Trouble>> {
-        match in_time(query::holdings(&self.0, &group)).await {
-            Ok(found) => {
-                let mut of: HashMap<SessionId, Vec<Holding>> = HashMap::new();
-                for holding in found {
-                    of.entry(holding.session).or_default().push(holding);
-                }
-                let own = |session| Ok(of.get(session).cloned().unwrap_or_default());
-                group.iter().map(own).collect()
-            }
-            Err(trouble) => group.iter().map(|_| Err(trouble.clone())).collect(),
+    async fn run(&mut self, group: Vec<SessionId>) -> Answers<Vec<Holding>> {
+        let mut of: HashMap<SessionId, Vec<Holding>> = HashMap::new();
+        for holding in in_time(query::holdings(&self.0, &group)).await? {
+            of.entry(holding.session).or_default().push(holding);
         }
+        let own = |session| Ok(of.get(session).cloned().unwrap_or_default());
+        Ok(group.iter().map(own).collect())
     }
 }

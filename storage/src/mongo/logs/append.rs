@@ -16,7 +16,7 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
 use mongodb::bson::{Document, doc};
 
-use super::super::lane::{Weighed, Work};
+use super::super::lane::{self, Weighed, Work};
 use super::super::link::{Link, Question, Written, in_time};
 use super::super::schema;
 use super::super::trouble::Trouble;
@@ -81,7 +81,7 @@ impl Work for Appender {
     type Item = New;
     type Answer = Appended;
 
-    async fn run(&mut self, group: Vec<New>) -> Vec<Result<Appended, Trouble>> {
+    async fn run(&mut self, group: Vec<New>) -> lane::Answers<Appended> {
         let mut answers: Answers = group.iter().map(|_| None).collect();
         let outcome = in_time(async {
             self.append(&group, &mut answers).await;
@@ -94,10 +94,10 @@ impl Work for Appender {
                 self.heads.forget(new.chunk.attempt);
             }
         }
-        answers
+        Ok(answers
             .into_iter()
             .map(|answer| answer.unwrap_or_else(|| Err(unknown.clone())))
-            .collect()
+            .collect())
     }
 }
 

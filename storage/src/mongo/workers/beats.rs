@@ -11,7 +11,7 @@ use common::store::{Beat, BeatAnswer};
 use common::worker::Session;
 use mongodb::bson::{Document, doc};
 
-use super::super::lane::{Weighed, Work};
+use super::super::lane::{Answers, Weighed, Work};
 use super::super::link::{Link, Question, in_time};
 use super::super::schema;
 use super::super::trouble::Trouble;
@@ -30,11 +30,9 @@ impl Work for Renewer {
     type Item = Beat;
     type Answer = BeatAnswer;
 
-    async fn run(&mut self, group: Vec<Beat>) -> Vec<Result<BeatAnswer, Trouble>> {
-        match in_time(self.renew(&group)).await {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(trouble) => group.iter().map(|_| Err(trouble.clone())).collect(),
-        }
+    async fn run(&mut self, group: Vec<Beat>) -> Answers<BeatAnswer> {
+        let answers = in_time(self.renew(&group)).await?;
+        Ok(answers.into_iter().map(Ok).collect())
     }
 }
 

@@ -8,7 +8,7 @@ use common::time::Timestamp;
 use common::worker::Worker;
 use mongodb::bson::{Bson, Document, RawDocument, doc};
 
-use super::super::lane::{Weighed, Work};
+use super::super::lane::{Answers, Weighed, Work};
 use super::super::link::{Link, Question, in_time};
 use super::super::schema;
 use super::super::trouble::{Trouble, decode, encode};
@@ -26,19 +26,15 @@ impl Work for Reader {
     type Item = WorkerId;
     type Answer = Option<Worker>;
 
-    async fn run(&mut self, group: Vec<WorkerId>) -> Vec<Result<Option<Worker>, Trouble>> {
+    async fn run(&mut self, group: Vec<WorkerId>) -> Answers<Option<Worker>> {
         let ids: Vec<&str> = group.iter().map(WorkerId::as_str).collect();
         let question = Question::new(schema::WORKERS, doc! { "_id": { "$in": ids } });
         // One that cannot be read is not the others' trouble.
         let read = |row: &RawDocument| Ok(Some((row.get_str("_id")?.to_owned(), worker(row))));
-        match in_time(self.0.ask(question, read)).await {
-            Ok(found) => {
-                let found: HashMap<String, Result<Worker, Trouble>> = found.into_iter().collect();
-                let own = |id: &WorkerId| found.get(id.as_str()).cloned().transpose();
-                group.iter().map(own).collect()
-            }
-            Err(trouble) => group.iter().map(|_| Err(trouble.clone())).collect(),
-        }
+        let found = in_time(self.0.ask(question, read)).await?;
+        let found: HashMap<String, Result<Worker, Trouble>> = found.into_iter().collect();
+        let own = |id: &WorkerId| found.get(id.as_str()).cloned().transpose();
+        Ok(group.iter().map(own).collect())
     }
 }
 
@@ -117,16 +113,13 @@ impl Work for Putter {
     /// Whether it may speak.
     type Answer = bool;
 
-    async fn run(&mut self, group: Vec<Put>) -> Vec<Result<bool, Trouble>> {
-        match in_time(self.put(&group)).await {
-            Ok(answers) => answers,
-            Err(trouble) => group.iter().map(|_| Err(trouble.clone())).collect(),
-        }
+    async fn run(&mut self, group: Vec<Put>) -> Answers<bool> {
+        in_time(self.put(&group)).await
     }
 }
 
 impl Putter {
-    async fn put(&self, group: &[Put]) -> Result<Vec<Result<bool, Trouble>>, Trouble> {
+    async fn put(&self, group: &[Put]) -> Answers<bool> {
         let statements: Vec<Document> = group.iter().map(Put::taking).collect();
         let command = doc! { "update": schema::WORKERS, "updates": statements, "ordered": false };
         let written = self.0.write(command).await?;

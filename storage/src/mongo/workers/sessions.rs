@@ -13,7 +13,7 @@ use common::time::Timestamp;
 use common::worker::Session;
 use mongodb::bson::{Document, RawDocument, doc};
 
-use super::super::lane::{Weighed, Work};
+use super::super::lane::{Answers, Weighed, Work};
 use super::super::link::{Link, Question, in_time};
 use super::super::trouble::Trouble;
 use super::super::{nonce, schema};
@@ -42,16 +42,13 @@ impl Work for Opener {
     /// None: the id is used up.
     type Answer = Option<Session>;
 
-    async fn run(&mut self, group: Vec<Begun>) -> Vec<Result<Self::Answer, Trouble>> {
-        match in_time(self.open(&group)).await {
-            Ok(answers) => answers,
-            Err(trouble) => group.iter().map(|_| Err(trouble.clone())).collect(),
-        }
+    async fn run(&mut self, group: Vec<Begun>) -> Answers<Self::Answer> {
+        in_time(self.open(&group)).await
     }
 }
 
 impl Opener {
-    async fn open(&self, group: &[Begun]) -> Result<Vec<Result<Option<Session>, Trouble>>, Trouble> {
+    async fn open(&self, group: &[Begun]) -> Answers<Option<Session>> {
         let documents: Vec<Document> = group.iter().map(Begun::document).collect();
         let command = doc! { "insert": schema::SESSIONS, "documents": documents, "ordered": false };
         let written = self.0.write(command).await?;
@@ -122,14 +119,12 @@ impl Work for Resumer {
     /// None: lost, unknown or another worker's.
     type Answer = Option<Session>;
 
-    async fn run(&mut self, group: Vec<Wanted>) -> Vec<Result<Self::Answer, Trouble>> {
-        match in_time(self.resume(&group)).await {
-            Ok(answers) => answers
-                .into_iter()
-                .map(|answer| answer.ok_or(Trouble::Contended))
-                .collect(),
-            Err(trouble) => group.iter().map(|_| Err(trouble.clone())).collect(),
-        }
+    async fn run(&mut self, group: Vec<Wanted>) -> Answers<Self::Answer> {
+        let answers = in_time(self.resume(&group)).await?;
+        Ok(answers
+            .into_iter()
+            .map(|answer| answer.ok_or(Trouble::Contended))
+            .collect())
     }
 }
 

@@ -7,7 +7,7 @@ use common::ids::WorkerId;
 use common::store::AgentWords;
 use mongodb::bson::{Document, doc};
 
-use super::super::lane::{Weighed, Work};
+use super::super::lane::{Answers, Weighed, Work};
 use super::super::link::{Link, in_time};
 use super::super::schema;
 use super::super::trouble::{Trouble, encode};
@@ -60,11 +60,9 @@ impl Work for Listener {
     type Item = Said;
     type Answer = bool;
 
-    async fn run(&mut self, group: Vec<Said>) -> Vec<Result<bool, Trouble>> {
-        match in_time(self.store(&group)).await {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(trouble) => group.iter().map(|_| Err(trouble.clone())).collect(),
-        }
+    async fn run(&mut self, group: Vec<Said>) -> Answers<bool> {
+        let answers = in_time(self.store(&group)).await?;
+        Ok(answers.into_iter().map(Ok).collect())
     }
 }
 
