@@ -44,6 +44,24 @@ pub struct AttemptEnd {
     pub image_digest: Option<String>,
 }
 
+impl AttemptEnd {
+    /// An end that nobody reported: the outcome, and nothing else is known.
+    pub fn unreported(at: Timestamp, outcome: Outcome) -> Self {
+        Self {
+            at,
+            outcome,
+            report_hash: None,
+            usage: Usage::default(),
+            timings: Timings::default(),
+            logs: LogEnd::default(),
+            logs_missing: MissingLogs::default(),
+            artifacts: Vec::new(),
+            artifacts_refused: Vec::new(),
+            image_digest: None,
+        }
+    }
+}
+
 /// What an agent says of an attempt that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptReport {

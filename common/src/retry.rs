@@ -132,8 +132,10 @@ fn pause(job: JobId, policy: &RetryPolicy, retries: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attempt::AttemptEnd;
     use crate::job::JobSpec;
     use crate::lifecycle::testing::{job, spec};
+    use crate::time::Timestamp;
     use proptest::prelude::*;
 
     fn failing(spec: JobSpec, user: u32, infra: u32) -> Job {
@@ -191,18 +193,7 @@ mod tests {
                     lease: crate::lifecycle::testing::lease("w"),
                     assigned_at: Default::default(),
                     started_at: None,
-                    end: Some(crate::attempt::AttemptEnd {
-                        at: Default::default(),
-                        outcome: Outcome::WorkerLost,
-                        report_hash: None,
-                        usage: Default::default(),
-                        timings: Default::default(),
-                        logs: Default::default(),
-                        logs_missing: Default::default(),
-                        artifacts: Vec::new(),
-                        artifacts_refused: Vec::new(),
-                        image_digest: None,
-                    }),
+                    end: Some(AttemptEnd::unreported(Timestamp::default(), Outcome::WorkerLost)),
                 }],
                 ..job
             };

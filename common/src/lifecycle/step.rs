@@ -1,7 +1,7 @@
 //! The transition function.
 
 use super::{Effect, JobEvent, Refusal, Rules, Step, accepted_before};
-use crate::attempt::{Attempt, AttemptEnd, AttemptReport, Outcome, OutcomeClass, ReportHash};
+use crate::attempt::{Attempt, AttemptEnd, AttemptReport, Outcome, OutcomeClass};
 use crate::ids::AttemptId;
 use crate::job::{ATTEMPTS_KEPT, CancelRequest, CancelledBy, Epoch, FailureCause, Job, JobState, Lease};
 use crate::log::MissingLogs;
@@ -263,18 +263,7 @@ impl Draft<'_> {
     }
 
     fn end_unreported(&mut self, outcome: Outcome) {
-        self.end_attempt(AttemptEnd {
-            at: self.now,
-            outcome: outcome.clone(),
-            report_hash: None::<ReportHash>,
-            usage: Default::default(),
-            timings: Default::default(),
-            logs: Default::default(),
-            logs_missing: Default::default(),
-            artifacts: Vec::new(),
-            artifacts_refused: Vec::new(),
-            image_digest: None,
-        });
+        self.end_attempt(AttemptEnd::unreported(self.now, outcome.clone()));
         self.conclude(outcome);
     }
 
