@@ -22,8 +22,9 @@ use crate::audit;
 use crate::error::ApiError;
 use crate::extract::{BULK_BYTES_MAX, Caller, Id, Json, Params, ReadJobs, WriteJobs};
 use crate::services::explain as explained;
+use crate::services::job_watch::Unseen;
 use crate::services::submit::{self, BULK_MAX, Submitted};
-use crate::services::until_end::{Unseen, WAIT_SECONDS_MAX, until_end};
+use crate::services::until_end::{WAIT_SECONDS_MAX, until_end};
 use crate::state::{App, AppState};
 
 const PAGE_DEFAULT: u64 = 50;
@@ -343,7 +344,7 @@ impl Wait {
         }))
     }
 
-    async fn until_end(self, app: &AppState, caller: Principal, job: Job) -> Result<Job, Unseen> {
+    async fn until_end(self, app: &App, caller: Principal, job: Job) -> Result<Job, Unseen> {
         until_end(app, caller, job, self.within).await
     }
 }

@@ -1,7 +1,7 @@
 //! A follower of a job: its states, its attempts and their output, in order, until it ends.
 //!
 //! It reads rows, a page at a time and only as fast as the client takes events, so a slow client costs one page of
-//! memory and a lost hint costs one tick. Hints are subscribed to before the first look, or a change could fall between.
+//! memory.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,19 +10,17 @@ use common::api_types::{AttemptEvent, EndEvent, EventId, FollowEvent, FollowedCh
 use common::identity::Principal;
 use common::ids::{AttemptId, JobId};
 use common::job::Job;
-use common::store::{HintStream, LogPosition, StoreError, Topic};
+use common::store::{LogPosition, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::auth::Standing;
+use super::job_watch::JobWatch;
 use crate::state::App;
 
 /// Payload of one read: a thousand followers that are slow hold as many of these.
 const PAGE_BYTES: usize = 256 * 1024;
-/// The longest that a lost hint delays news.
-const TICK: Duration = Duration::from_secs(1);
 /// Shorter than the idle time-outs of common proxies (30 to 60 s).
 pub const IDLE_AFTER: Duration = Duration::from_secs(15);
-/// A store that is away for longer than this many ticks ends the stream; the client comes back with its place.
+/// A store that is away for longer than this many looks ends the stream; the client comes back with its place.
 const FAILURES_MAX: u32 = 30;
 
 /// What a follower is told.
@@ -34,9 +32,7 @@ pub enum Told {
 
 pub struct Follower {
     app: App,
-    job: JobId,
-    standing: Standing,
-    hints: HintStream,
+    watch: JobWatch,
     pending: VecDeque<FollowEvent>,
     told: Option<StateEvent>,
     /// The attempt being read, and where.
@@ -58,11 +54,9 @@ impl Follower {
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
-            hints: app.stores.hints.subscribe(),
-            standing: Standing::new(&app, caller),
+            watch: JobWatch::new(app.clone(), job, caller),
             told_at: app.clock.mono(),
             app,
-            job,
             pending: VecDeque::new(),
             told: None,
             reading: None,
@@ -101,26 +95,15 @@ impl Follower {
                     self.told_at = now;
                     return Some(Told::Idle);
                 }
-                self.wait().await;
+                self.watch.news(self.reading.map(|(_, attempt, _)| attempt)).await;
             }
         }
     }
 
     /// One look at the rows. True when there may be more at once.
     async fn look(&mut self) -> Result<bool, StoreError> {
-        if !self.standing.holds(&self.app).await? {
-            self.ended = true;
-            return Ok(false);
-        }
         // the row before the log: what ended before this look has all its output stored
-        let Some(job) = self
-            .app
-            .stores
-            .jobs
-            .get(self.job)
-            .await?
-            .filter(|job| !job.hidden)
-        else {
+        let Ok(job) = self.watch.look().await? else {
             self.ended = true;
             return Ok(false);
         };
@@ -213,24 +196,5 @@ impl Follower {
         };
         self.pending.push_back(FollowEvent::End(end));
         self.ended = true;
-    }
-
-    /// Until something may be new.
-    async fn wait(&mut self) {
-        let stopping = self.app.tasks.stopping().clone();
-        let tick = tokio::time::sleep(TICK);
-        let mut tick = std::pin::pin!(tick);
-        loop {
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                () = tick.as_mut() => return,
-                hint = self.hints.next() => match hint {
-                    None => return,
-                    Some(Topic::Job(job)) if job == self.job => return,
-                    Some(Topic::Log(attempt)) if self.reading.is_some_and(|(_, id, _)| id == attempt) => return,
-                    Some(_) => {}
-                },
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@ pub mod explain;
 pub mod fleet;
 pub mod follow;
 pub mod identity;
+pub mod job_watch;
 pub mod logs;
 pub mod submit;
 pub mod until_end;
