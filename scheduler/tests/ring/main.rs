@@ -18,3 +18,4 @@ mod shares;
 mod sizes;
 mod spoilt;
 mod stalls;
+mod tap;

@@ -1,22 +1,16 @@
 //! Jobs that fit nowhere, and jobs that are larger than what becomes free at a time.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use common::explain::{Detail, Facts, Fleet, Holding, KeptRooms, Reason, explain};
-use common::ids::{AccountId, JobId, UserId};
-use common::job::{Job, JobSpec, Resources, StateName};
+use common::ids::JobId;
+use common::job::{JobSpec, Resources, StateName};
 use common::lifecycle::testing::{account, spec};
-use common::store::{
-    Commit, CommitError, Due, Fingerprint, Held, IdempotencyKey, Inserted, JobQuery, JobStore, NewJob, Page,
-    StoreError, Stores,
-};
-use common::time::Timestamp;
+use common::store::Held;
 
 use crate::ring::{DEADLINE, PATIENT, Ring, until};
 use crate::shares::started;
+use crate::tap::Tap;
 
 /// While assignments may come, facts are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -41,76 +35,14 @@ async fn a_job_that_no_worker_fits_stands_in_nobodys_way() {
     assert_eq!(agent.hear_assignment().await.job, small);
 }
 
-/// Counts the rows that are read by id, as the dispatcher does it.
-struct Counting {
-    inner: Arc<dyn JobStore>,
-    rows: Arc<AtomicUsize>,
-}
-
-#[async_trait]
-impl JobStore for Counting {
-    async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError> {
-        self.inner.insert(jobs).await
-    }
-
-    async fn stored_under(
-        &self,
-        account: &AccountId,
-        submitter: &UserId,
-        keys: &[IdempotencyKey],
-    ) -> Result<Vec<Fingerprint>, StoreError> {
-        self.inner.stored_under(account, submitter, keys).await
-    }
-
-    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        self.inner.get(id).await
-    }
-
-    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Job>, StoreError> {
-        self.rows.fetch_add(ids.len(), Ordering::SeqCst);
-        self.inner.get_many(ids).await
-    }
-
-    async fn list(&self, query: &JobQuery) -> Result<Page<Job>, StoreError> {
-        self.inner.list(query).await
-    }
-
-    async fn commit(&self, changes: Vec<Commit>) -> Result<Vec<Result<(), CommitError>>, StoreError> {
-        self.inner.commit(changes).await
-    }
-
-    async fn queued(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
-        self.inner.queued(after, limit).await
-    }
-
-    async fn due(&self, due: Due, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
-        self.inner.due(due, now, limit).await
-    }
-
-    async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
-        self.inner.held(held, after, limit).await
-    }
-
-    async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError> {
-        self.inner.count_by_state(account).await
-    }
-}
-
 #[tokio::test]
 async fn a_hundred_thousand_jobs_that_no_worker_fits_delay_one_that_fits_by_nothing() {
-    let rows = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&rows);
-    let counting = move |stores: Stores| Stores {
-        jobs: Arc::new(Counting {
-            inner: stores.jobs.clone(),
-            rows: counter,
-        }),
-        ..stores
-    };
-    let ring = Ring::with(PATIENT, counting).await;
+    let mut tap = None;
+    let ring = Ring::with(PATIENT, |stores| Tap::on(stores, &mut tap)).await;
+    let tap = tap.unwrap();
     let mut agent = ring.agent("w").await;
     let mut look_at_ten = async |ring: &Ring| {
-        let (before, begun) = (rows.load(Ordering::SeqCst), ring.clock.mono());
+        let (before, begun) = (tap.rows_read(), ring.clock.mono());
         for _ in 0..10 {
             let id = ring.submit_for(&account("one"), spec()).await;
             let assignment = agent.hear_assignment().await;
@@ -118,7 +50,7 @@ async fn a_hundred_thousand_jobs_that_no_worker_fits_delay_one_that_fits_by_noth
             agent.exit(&assignment, 0).await;
         }
         let took = ring.clock.mono().since(begun) / 10;
-        (rows.load(Ordering::SeqCst) - before, took)
+        (tap.rows_read() - before, took)
     };
     let alone = look_at_ten(&ring).await;
     // As many sizes as jobs, each too large for the agent in one way or another.
