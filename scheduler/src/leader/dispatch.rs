@@ -160,9 +160,12 @@ impl Dispatcher {
         } else {
             Progress::default()
         };
-        self.keeper
-            .run(&self.context, &mut self.board, &self.share, &terms, &mut seats)
-            .await?;
+        if self.keeper.is_due(&self.context) {
+            self.keeper
+                .look(&self.context, &mut self.board, &self.share, &terms, &mut seats)
+                .await?;
+            self.keeper.tell(&self.context).await;
+        }
         Ok(progress)
     }
 

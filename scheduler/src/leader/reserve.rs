@@ -54,11 +54,16 @@ impl Keeper {
         }
     }
 
-    /// One look, when it is time for one.
+    /// Whether it is time for a look.
+    pub fn is_due(&self, context: &Context) -> bool {
+        context.clock.mono().since(self.looked) >= LOOK.min(context.config.queueing.reserve_after)
+    }
+
+    /// One look at what waits.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn run(
+    pub async fn look(
         &mut self,
         context: &Context,
         board: &mut Board,
@@ -66,25 +71,7 @@ impl Keeper {
         terms: &[Terms],
         seats: &mut [Seat],
     ) -> Result<(), StoreError> {
-        let now = context.clock.mono();
-        let settings = &context.config.queueing;
-        if now.since(self.looked) < LOOK.min(settings.reserve_after) {
-            return Ok(());
-        }
-        self.looked = now;
-        self.look(context, board, share, terms, seats).await?;
-        self.tell(context, now).await;
-        Ok(())
-    }
-
-    async fn look(
-        &mut self,
-        context: &Context,
-        board: &mut Board,
-        share: &FairShare,
-        terms: &[Terms],
-        seats: &mut [Seat],
-    ) -> Result<(), StoreError> {
+        self.looked = context.clock.mono();
         let settings = &context.config.queueing;
         self.drop_idle(context, board, terms).await?;
         let lanes = self.passed_over(board, share, terms, seats);
@@ -121,10 +108,11 @@ impl Keeper {
         Ok(())
     }
 
-    /// Only explanations hang on it, so a queue that does not take it is told later. An empty list is not
+    /// Tells what is held back where that is news. Only explanations hang on it, so a queue that does not take it is told later. An empty list is not
     /// told again: if an earlier leader that stood still speaks after us, its word ends by itself
     /// ([`HELD_BACK_LIFE`]).
-    async fn tell(&mut self, context: &Context, now: Mono) {
+    pub async fn tell(&mut self, context: &Context) {
+        let now = context.clock.mono();
         let reservations = self.reservations.told();
         let stands = self.told.as_ref().is_some_and(|(at, told)| {
             *told == reservations && (told.is_empty() || now.since(*at) < TELL_AGAIN)
