@@ -101,7 +101,7 @@ defaults! {
     EchoArgs { pairs: 30, warm_up: 3 }
     IdleArgs { jobs: 1_000, warm_up: 50 }
     ThroughputArgs { jobs: 60_000, agents: 4, slots: 250, submitters: 4, batch: 1_000 }
-    OutputArgs { mib: 1_024 }
+    OutputArgs { mib: 1_024, rounds: 3 }
     MemoryArgs { jobs: 100_000 }
     UnfitArgs { jobs: 100_000, samples: 300, warm_up: 20 }
     PeersArgs { jobs: 60_000 }
@@ -154,6 +154,9 @@ pub struct OutputArgs {
     /// MiB of output of each run
     #[arg(long, default_value_t = Self::default().mib)]
     pub mib: u64,
+    /// Times that each way has its turn
+    #[arg(long, default_value_t = Self::default().rounds)]
+    pub rounds: u32,
 }
 
 #[derive(Debug, Clone, Args)]
