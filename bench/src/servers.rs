@@ -27,7 +27,7 @@ pub enum Durability {
 }
 
 pub struct Mongo {
-    _child: Child,
+    child: Child,
     address: String,
     /// As it was started, without what is this run's own.
     pub command: String,
@@ -68,7 +68,7 @@ impl Mongo {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         Ok(Self {
-            _child: child,
+            child,
             address,
             command: format!("secantusd-rs {}", options.join(" ")),
             _folder: folder,
@@ -77,6 +77,12 @@ impl Mongo {
 
     pub fn uri(&self, database: &str) -> String {
         format!("mongodb://{}/{database}", self.address)
+    }
+
+    /// # Errors
+    /// It has ended.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the database has ended")
     }
 }
 

@@ -8,6 +8,7 @@ use common::tasks::Tasks;
 use crate::args::DepthArgs;
 use crate::client::job_of;
 use crate::fleet::Fleet;
+use crate::process;
 use crate::report::{Findings, Row, number};
 use crate::servers::Durability;
 use crate::simulated::{self, Crowd};
@@ -17,6 +18,9 @@ pub const RATIO_MAX: f64 = 1.25;
 
 const GIVEN_UP: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// The database is at rest that took no more than this share of a core for so long.
+const REST_LOOK: Duration = Duration::from_secs(2);
+const REST_SHARE_MAX: f64 = 0.1;
 /// Of each kind before those that count.
 const WARM_UP: usize = 20;
 
@@ -40,8 +44,8 @@ pub async fn run(args: &DepthArgs) -> anyhow::Result<Findings> {
     Ok(Findings {
         title: "separate programs: a start and a submission, by how many jobs wait",
         counts: format!(
-            "{} jobs waiting against {}; {} starts and {} submissions each, one by one; one simulated agent with one \
-             slot; every commit durable",
+            "{} jobs waiting against {}; {} starts and {} submissions each, one by one, the database at rest before; one \
+             simulated agent with one slot; every commit durable",
             args.many, args.few, args.samples, args.samples
         ),
         rows: vec![
@@ -91,6 +95,7 @@ async fn measure(
     let there = usize::try_from(client.counts().await?.queued)?;
     client.fill(waiting.saturating_sub(there)).await?;
     eprintln!("{waiting} jobs wait");
+    rest(fleet).await?;
     // One after the other eats as many as it measures; submissions put as many back.
     let start = starts(fleet, name, args.samples).await?;
     let mut submits = Vec::with_capacity(args.samples);
@@ -105,6 +110,23 @@ async fn measure(
         start: Samples::new(start).summary(),
         submit: Samples::new(submits).summary(),
     })
+}
+
+/// Until the database has worked off what the filling has left behind: beside it processors do not fall asleep, and
+/// answers would come sooner than on the quiet system that they are compared with.
+async fn rest(fleet: &Fleet) -> anyhow::Result<()> {
+    let pid = fleet.mongo.pid()?;
+    let watch = Stopwatch::start();
+    let mut before = process::cpu_seconds(pid);
+    loop {
+        tokio::time::sleep(REST_LOOK).await;
+        let now = process::cpu_seconds(pid);
+        if now - before <= REST_LOOK.as_secs_f64() * REST_SHARE_MAX {
+            return Ok(());
+        }
+        anyhow::ensure!(watch.read() < GIVEN_UP, "the database does not come to rest");
+        before = now;
+    }
 }
 
 /// Each time by another worker: what the one before holds at its end takes its only slot until its session is lost.
