@@ -87,8 +87,11 @@ async fn lead(
             Ok(term) => term,
             Err(error) => return error,
         };
-        leading.send_replace(Some(term.epoch));
-        perform(context, &term).await
+        // From before the take-over on, since that may take long.
+        tokio::select! {
+            ended = watch_terms(context, &term) => ended,
+            ended = serve(context, &term, leading) => ended,
+        }
     };
     tokio::select! {
         () = tasks.stopping().cancelled() => None,
@@ -113,16 +116,29 @@ async fn keep_lock(context: &Context, hold: &LockHold) -> Resigned {
     }
 }
 
+/// A new term, if the lock is still ours once it has begun.
 async fn begin(context: &Context, hold: &Arc<LockHold>) -> Result<Term, DutyError> {
     let epoch = context.stores.terms.begin().await?;
     hold.look_again().await?;
-    let term = Term::new(epoch, Arc::clone(hold), context.jobs.clone());
-    let marked = takeover::take_over(&context.stores, &term).await?;
-    tracing::info!(?epoch, marked, "a term begins");
-    if !context.stores.queue.is_built().await? {
-        index::rebuild(&context.stores, &term).await?;
+    Ok(Term::new(epoch, Arc::clone(hold), context.jobs.clone()))
+}
+
+async fn serve(context: &Context, term: &Term, leading: &watch::Sender<Option<Epoch>>) -> DutyError {
+    if let Err(error) = take_up(context, term).await {
+        return error;
     }
-    Ok(term)
+    leading.send_replace(Some(term.epoch));
+    perform(context, term).await
+}
+
+/// What comes before anything is given out.
+async fn take_up(context: &Context, term: &Term) -> Result<(), DutyError> {
+    let marked = takeover::take_over(&context.stores, term).await?;
+    tracing::info!(epoch = ?term.epoch, marked, "a term begins");
+    if !context.stores.queue.is_built().await? {
+        index::rebuild(&context.stores, term).await?;
+    }
+    Ok(())
 }
 
 async fn perform(context: &Context, term: &Term) -> DutyError {
@@ -134,7 +150,6 @@ async fn perform(context: &Context, term: &Term) -> DutyError {
         ended = Box::pin(dispatcher.run()) => ended,
         ended = Box::pin(sweeps::often(context, term)) => ended,
         ended = Box::pin(sweeps::seldom(context, term)) => ended,
-        ended = watch_terms(context, term) => ended,
         ended = reconcile(context, term) => ended,
     }
 }
@@ -144,6 +159,7 @@ const fn unreachable_end() -> DutyError {
     DutyError::Resigned(Resigned::LockExpired)
 }
 
+/// Until a later term has begun: whoever leads it may have the lock while we still trust ours.
 async fn watch_terms(context: &Context, term: &Term) -> DutyError {
     loop {
         tokio::time::sleep(context.config.times.lock_ttl / 3).await;

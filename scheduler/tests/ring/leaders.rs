@@ -1,12 +1,18 @@
 //! One leader at a time, and a queue that may vanish.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
 use common::ids::{SessionId, WorkerId};
 use common::job::{Epoch, Lease, StateName};
 use common::lifecycle::JobEvent;
 use common::lifecycle::testing::spec;
+use common::store::{LeaderLock, StoreError, Stores};
 use common::tasks::Tasks;
 
-use crate::ring::{Ring, replica, until};
+use crate::ring::{BRIEF, Ring, replica, until};
 
 #[tokio::test]
 async fn a_standby_takes_over_with_a_higher_term() {
@@ -41,6 +47,55 @@ async fn a_leader_resigns_when_a_later_term_has_begun() {
     })
     .await;
     assert!(again > later);
+}
+
+/// A lock that is found gone at the first second looks.
+struct Slipping {
+    inner: Arc<dyn LeaderLock>,
+    slips_left: AtomicU32,
+}
+
+#[async_trait]
+impl LeaderLock for Slipping {
+    async fn acquire(&self, key: &str, token: &str, ttl: Duration) -> Result<bool, StoreError> {
+        self.inner.acquire(key, token, ttl).await
+    }
+
+    async fn renew(&self, key: &str, token: &str, ttl: Duration) -> Result<bool, StoreError> {
+        self.inner.renew(key, token, ttl).await
+    }
+
+    async fn holds(&self, key: &str, token: &str) -> Result<bool, StoreError> {
+        let slips = self
+            .slips_left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match slips {
+            Ok(_) => Ok(false),
+            Err(_) => self.inner.holds(key, token).await,
+        }
+    }
+
+    async fn release(&self, key: &str, token: &str) -> Result<(), StoreError> {
+        self.inner.release(key, token).await
+    }
+}
+
+#[tokio::test]
+async fn a_term_whose_lock_is_gone_at_the_second_look_is_not_led() {
+    let ring = Ring::with(BRIEF, |stores| Stores {
+        lock: Arc::new(Slipping {
+            inner: Arc::clone(&stores.lock),
+            slips_left: AtomicU32::new(2),
+        }),
+        ..stores
+    })
+    .await;
+    // Led without a second look, the first term would go on.
+    let led = until("somebody leads", || async {
+        ring.scheduler.leads().ok_or("nobody")
+    })
+    .await;
+    assert_eq!(led, Epoch(3));
 }
 
 #[tokio::test]

@@ -254,8 +254,25 @@ impl JobQueue for Gated {
     }
 }
 
+/// What a leader loses while it makes the queue anew.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Lock,
+    /// Another term begins, and the lock stays where it is.
+    Term,
+}
+
 #[tokio::test]
 async fn a_lock_that_is_lost_within_a_rebuild_ends_it() {
+    a_rebuild_ends_with(Loss::Lock).await;
+}
+
+#[tokio::test]
+async fn a_term_that_is_over_within_a_rebuild_ends_it() {
+    a_rebuild_ends_with(Loss::Term).await;
+}
+
+async fn a_rebuild_ends_with(loss: Loss) {
     let server = RedisServer::start().await;
     let mut parts = coordination(&server).await;
     let gated = Arc::new(Gated {
@@ -282,7 +299,12 @@ async fn a_lock_that_is_lost_within_a_rebuild_ends_it() {
     })
     .await;
     let key = "{jw}:lock:jobworker:scheduler:leader";
-    server.ask::<()>(&["SET", key, "another"]).await.unwrap();
+    match loss {
+        Loss::Lock => server.ask::<()>(&["SET", key, "another"]).await.unwrap(),
+        Loss::Term => {
+            ring.stores.terms.begin().await.unwrap();
+        }
+    }
     until("the rebuild is given up", || async {
         let given_up = gated.given_up.load(Ordering::SeqCst);
         if given_up >= 1 { Ok(()) } else { Err(given_up) }
@@ -297,7 +319,9 @@ async fn a_lock_that_is_lost_within_a_rebuild_ends_it() {
 
     // The other goes, and whoever leads now makes all of it.
     gated.permits.add_permits(1_000);
-    server.ask::<()>(&["DEL", key]).await.unwrap();
+    if loss == Loss::Lock {
+        server.ask::<()>(&["DEL", key]).await.unwrap();
+    }
     assert!(leads(&ring).await > first);
     assert_eq!(ring.stores.queue.len().await.unwrap(), 3_500);
 }
