@@ -19,6 +19,8 @@ use rustix::process::Signal;
 /// Long enough that some live through each fault.
 const RUN: Duration = Duration::from_millis(300);
 const ALL_WITHIN: Duration = Duration::from_secs(120);
+/// Three seconds are promised, and held by the stores' own limits; the rest is a busy machine's.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 const TWO_OF_EACH: Size = Size {
     apis: 2,
     schedulers: 2,
@@ -193,6 +195,43 @@ async fn a_redis_that_is_wiped_killed_and_empty_again_loses_no_waiting_job() -> 
     ids.extend(scene.submit("away", 20).await?);
     scene.fleet.redis.start_again().await;
     ids.extend(scene.submit("back", 20).await?);
+    scene.all_ended_well(&ids).await?;
+    scene.end().await
+}
+
+#[tokio::test]
+async fn a_database_that_stands_still_is_told_to_readers_and_writers_and_all_comes_back_by_itself()
+-> Result<()> {
+    let scene = Scene::begin(TWO_OF_EACH, 16).await?;
+    let ids = scene.submit("before", 5).await?;
+    scene.all_ended_well(&ids).await?;
+    let (client, id, job) = (&scene.client, ids[0], sim::job());
+    scene.fleet.mongo.pause().await;
+    let asked = async {
+        let all = tokio::join!(
+            client.submit(&job),
+            client.job(id),
+            client.jobs(),
+            client.stdout(id),
+            client.cancel(id, "a test"),
+            client.workers(),
+        );
+        anyhow::Ok([
+            refusal(all.0)?,
+            refusal(all.1)?,
+            refusal(all.2)?,
+            refusal(all.3)?,
+            refusal(all.4)?,
+            refusal(all.5)?,
+        ])
+    };
+    let refused = tokio::time::timeout(TOLD_WITHIN, asked).await;
+    scene.fleet.mongo.resume();
+    for refused in refused.context("somebody is not answered while the database stands still")?? {
+        ensure!(refused.status == 503, "{refused:?}");
+        ensure!(refused.retry_after.is_some(), "{refused:?}");
+    }
+    let ids = scene.submit("after", 5).await?;
     scene.all_ended_well(&ids).await?;
     scene.end().await
 }

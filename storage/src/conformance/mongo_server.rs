@@ -92,9 +92,7 @@ pub fn program() -> PathBuf {
         .map(|cache| cache.join(format!("jobworker/secantus-{VERSION}/bin/secantusd-rs")));
     match installed {
         Some(path) if path.is_file() => path,
-        _ => panic!(
-            "there is no MongoDB for tests: run scripts/ensure-mongodb, or name a server in MONGODB_URI"
-        ),
+        _ => panic!("there is no MongoDB that tests may start and kill: run scripts/ensure-mongodb"),
     }
 }
 

@@ -15,10 +15,13 @@ use futures_util::FutureExt;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::link::CALL_MAX;
 use super::trouble::Trouble;
 
 /// Longest wait of a caller, queue included: below the 3 s that callers are promised.
 const WAIT_MAX: Duration = Duration::from_millis(2_800);
+// What callers are promised is 3 s, and who only waits for its turn is not to outlast the call that it waits for.
+const _: () = assert!(WAIT_MAX.as_millis() < 3_000 && CALL_MAX.as_millis() < WAIT_MAX.as_millis());
 /// Calls that may wait; a caller past it waits to be let in.
 const QUEUE_MAX: usize = 1_024;
 /// A group is closed once it has this many items. Larger ones gain nothing and make their first wait longer.
