@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use common::time::{Clock, SystemClock};
 
 use super::fault::{Fault, inject};
-use super::processes::LATE_CLAIMS;
+use super::processes::{LATE_CLAIMS, LATE_RUNS};
 use super::rows::{JOBS, Row, Setting};
 use super::special::{MEGABYTES_AT_ONCE, SHORT_AT_ONCE};
 use super::stage::Stage;
@@ -112,6 +112,7 @@ const fn jobs_of_its_own(fault: Fault) -> usize {
     match fault {
         Fault::CancelRaces => 25,
         Fault::LeaderStopped => LATE_CLAIMS,
+        Fault::AgentStopped => LATE_RUNS,
         Fault::ShortJobs => SHORT_AT_ONCE + MEGABYTES_AT_ONCE,
         _ => 0,
     }

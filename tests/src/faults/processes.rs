@@ -17,6 +17,11 @@ pub const LATE_CLAIMS: usize = 20;
 /// Their names begin so. A claim carries the whole job, and nothing that a leader asks does.
 const LATE: &str = "claimed-late";
 
+/// Jobs that an agent is stopped under, and how long they run, in fifths of a second: less than a lease, and longer than
+/// from their second start to the agent's return.
+pub const LATE_RUNS: usize = 4;
+const LATE_RUN_FIFTHS: u32 = 27;
+
 /// Agents that a fault may hit; the namespace's own is only cut off.
 const REAL: [&str; 2] = ["a", "b"];
 
@@ -172,8 +177,27 @@ pub async fn busy_agent(stage: &mut Stage) -> Result<&'static str> {
     Ok(found.unwrap_or(order[0]))
 }
 
+/// It holds jobs that end while it stands still, and that are running elsewhere when it goes on: its results come at the
+/// worst instant, when another attempt is the current one.
 pub async fn agent_stopped(stage: &mut Stage) -> Result<()> {
-    let name = busy_agent(stage).await?;
+    let mut late = Vec::with_capacity(LATE_RUNS);
+    for number in 0..LATE_RUNS {
+        let key = format!("ends-late-{}-{number}", stage.round);
+        late.push(stage.hands.real(&key, LATE_RUN_FIFTHS).await?);
+    }
+    let holds = |agent: &Agent| {
+        let journal = agent.journal().ok()?;
+        let runs = journal.held.values().filter(|held| held.started_at.is_some());
+        let mut jobs = runs.map(|held| held.assignment.job);
+        jobs.any(|job| late.contains(&job)).then_some(())
+    };
+    let name = wait_for(LONG, "an agent that runs a job which will end late", async || {
+        let found = REAL
+            .into_iter()
+            .find(|name| stage.agents.get(*name).and_then(holds).is_some());
+        found.ok_or_else(|| "none does".to_owned())
+    })
+    .await?;
     stage.fault(&format!("the agent {name} stands still"));
     stage.agent(name)?.freeze()?;
     let lease = u64::try_from(LEASE.as_millis())?;

@@ -84,7 +84,17 @@ pub async fn rebuild_interrupted(stage: &mut Stage) -> Result<()> {
     let leader = stage.leader().await?;
     stage.fault("Redis is wiped under a long queue");
     stage.fleet.redis.flush_all().await;
-    stage.lasts(0, 250).await;
+    let crowd = stage.crowd.as_ref().map_or(0, |(_, count)| *count as u64);
+    let queue = stage.opened.stores.queue.clone();
+    wait_for(LONG, "a queue that is partly made anew", async || {
+        match queue.len().await {
+            // new jobs come into it too, so some places tell nothing
+            Ok(places) if (crowd / 50..crowd / 2).contains(&places) => Ok(()),
+            Ok(places) => Err(format!("{places} places of {crowd}")),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await?;
     stage.fault("the leader stands still past its lock");
     stage.scheduler(leader)?.signal(Signal::STOP)?;
     let life = u64::try_from(LOCK.as_millis())?;

@@ -8,6 +8,7 @@ use common::job::StateName;
 
 use super::fault::Fault;
 use super::rows::Setting;
+use super::special::POISON;
 use super::stage::{SIMULATED, Stage};
 use crate::history::Invariant::{I1, I2, I3, I4, I4b, I5, I6, I7, I8, I11, I14};
 use crate::history::{AttemptRow, Event, History, Invariant, Row};
@@ -107,6 +108,7 @@ pub fn check(stage: &Stage, setting: &Setting, counts: &Counts) -> Result<()> {
         "a program of ours took {} KiB",
         counts.memory_kib
     );
+    nobody_else_failed(&history)?;
     if setting.lossless {
         nothing_was_lost(&history)?;
     }
@@ -141,6 +143,24 @@ pub fn broken_laws(stage: &Stage) -> Result<String> {
 fn in_a_container(row: &Row) -> bool {
     let real = |attempt: &AttemptRow| !attempt.worker.as_str().starts_with(SIMULATED);
     row.attempts.iter().any(real)
+}
+
+/// What a fault takes is given back by another attempt: no job of ours fails of itself, so none may fail at all, but the
+/// one that kills its agents.
+fn nobody_else_failed(history: &History) -> Result<()> {
+    let rows = history.rows();
+    let failed: Vec<&str> = rows
+        .values()
+        .filter(|row| row.state == StateName::Failed && !row.key.starts_with(POISON))
+        .map(|row| row.key.as_str())
+        .collect();
+    ensure!(
+        failed.is_empty(),
+        "{} jobs failed that had nothing wrong: {}",
+        failed.len(),
+        failed[..failed.len().min(10)].join(", ")
+    );
+    Ok(())
 }
 
 fn nothing_was_lost(history: &History) -> Result<()> {
