@@ -66,6 +66,7 @@ async fn twenty_kills_lose_no_acknowledged_job_and_accept_no_result_twice() -> R
     let real: Vec<&JobView> = ended.values().filter(|job| !is_simulated(job)).collect();
     assert_eq!(real.len(), KILLS);
     for job in &real {
+        what_had_started_was_taken_up(job);
         its_output_and_file_are_of_the_accepted_attempt(&client, job).await?;
     }
     let adopted = real
@@ -188,6 +189,19 @@ fn exactly_one_result_was_accepted(job: &JobView) {
     let numbers: Vec<u32> = job.attempts.iter().map(|attempt| attempt.number).collect();
     let expected: Vec<u32> = (1..=job.attempts_total).collect();
     assert_eq!(numbers, expected, "{}", brief(job));
+}
+
+/// A container outlives the program that is killed, and each start comes well within its lease.
+fn what_had_started_was_taken_up(job: &JobView) {
+    for attempt in &job.attempts {
+        let outcome = attempt.outcome.as_ref().map(|told| told.kind.as_str());
+        assert!(
+            attempt.started_at.is_none() || outcome == Some("exited"),
+            "attempt {} ran and was not taken up again: {}",
+            attempt.number,
+            brief(job)
+        );
+    }
 }
 
 async fn its_output_and_file_are_of_the_accepted_attempt(client: &Client, job: &JobView) -> Result<()> {

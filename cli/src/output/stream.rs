@@ -3,6 +3,7 @@
 //! Where a terminal listens, control sequences other than colours are taken out unless the user asks for them; a file
 //! or a pipe gets the bytes as the job wrote them.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use common::log::Stream;
@@ -23,13 +24,19 @@ pub struct JobOutput {
 }
 
 impl JobOutput {
+    /// To this program's own outputs; `raw` passes control sequences on to terminals too.
     pub fn new(raw: bool) -> Self {
+        Self::onto([stdout_is_terminal(), stderr_is_terminal()], raw)
+    }
+
+    /// `terminals` says, by stream, whether a terminal listens there.
+    fn onto(terminals: [bool; 2], raw: bool) -> Self {
         let filter = |terminal: bool| (terminal && !raw).then(Sanitiser::default);
         Self {
-            filters: [filter(stdout_is_terminal()), filter(stderr_is_terminal())],
+            filters: terminals.map(filter),
             expected: [0; 2],
             attempt: 0,
-            terminal: stdout_is_terminal() && stderr_is_terminal(),
+            terminal: terminals == [true; 2],
             mid_line: false,
         }
     }
@@ -58,18 +65,23 @@ impl JobOutput {
     /// # Errors
     /// The stream cannot be written.
     pub fn bytes(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), Failure> {
-        let mut shown = Vec::new();
-        let shown = match &mut self.filters[stream.index()] {
-            Some(filter) => {
-                filter.push(bytes, &mut shown);
-                shown.as_slice()
-            }
-            None => bytes,
-        };
+        let shown = self.shown(stream, bytes);
         if let Some(last) = shown.last() {
             self.mid_line = *last != b'\n';
         }
-        write(stream, shown)
+        write(stream, &shown)
+    }
+
+    /// What of a stream's next bytes goes out.
+    fn shown<'a>(&mut self, stream: Stream, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        match &mut self.filters[stream.index()] {
+            Some(filter) => {
+                let mut harmless = Vec::new();
+                filter.push(bytes, &mut harmless);
+                Cow::Owned(harmless)
+            }
+            None => Cow::Borrowed(bytes),
+        }
     }
 
     /// Before a message: on a terminal it begins a line of its own.
@@ -105,4 +117,45 @@ fn write(stream: Stream, bytes: &[u8]) -> Result<(), Failure> {
         Stream::Stderr => std::io::stderr().lock().write_all(bytes),
     };
     written.map_err(unwritten)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLEARS_THE_SCREEN: &[u8] = b"a\x1b[2Jb\x1b[31mred\n";
+    const HARMLESS: &[u8] = b"ab\x1b[31mred\n";
+
+    #[test]
+    fn a_terminal_gets_harmless_bytes_unless_they_are_asked_for_raw_and_a_pipe_gets_them_all() {
+        let all = CLEARS_THE_SCREEN;
+        for (terminals, raw, shown) in [
+            ([true, true], false, [HARMLESS, HARMLESS]),
+            ([true, false], false, [HARMLESS, all]),
+            ([false, true], false, [all, HARMLESS]),
+            ([false, false], false, [all, all]),
+            ([true, true], true, [all, all]),
+            ([false, false], true, [all, all]),
+        ] {
+            let mut output = JobOutput::onto(terminals, raw);
+            for stream in Stream::ALL {
+                assert_eq!(
+                    &*output.shown(stream, all),
+                    shown[stream.index()],
+                    "{terminals:?}, raw {raw}: {stream:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_sequence_cut_by_a_chunk_is_taken_out_and_the_other_stream_does_not_finish_it() {
+        let mut output = JobOutput::onto([true, true], false);
+        let shown = [
+            output.shown(Stream::Stdout, b"a\x1b[").into_owned(),
+            output.shown(Stream::Stderr, b"2Jx").into_owned(),
+            output.shown(Stream::Stdout, b"2Jb").into_owned(),
+        ];
+        assert_eq!(shown, [b"a".to_vec(), b"2Jx".to_vec(), b"b".to_vec()]);
+    }
 }

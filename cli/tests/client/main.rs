@@ -1,166 +1,22 @@
 //! The client's verbs against the real API and the real store, in this process, without a scheduler or a worker.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that fails should say where"
+)]
+
+mod interrupts;
+mod json;
+mod missing;
+mod support;
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
 
-use common::attempt::{AttemptReport, Outcome};
-use common::config::StoreConfig;
-use common::ids::{AttemptId, JobId, SessionId, WorkerId};
-use common::job::{Epoch, Lease};
-use common::lifecycle::JobEvent;
-use common::log::{LogChunk, Stream};
-use common::secret::Secret;
-use common::service::{Applied, Jobs};
-use common::store::Stores;
-use common::tasks::Tasks;
-use common::time::{SharedClock, SystemClock};
+use common::attempt::Outcome;
+use common::log::Stream;
 
-/// An API on a free port, with a folder of its own for everything.
-struct Server {
-    folder: tempfile::TempDir,
-    address: String,
-    password: String,
-    stores: Stores,
-    clock: SharedClock,
-    tasks: Tasks,
-}
-
-impl Server {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let clock: SharedClock = Arc::new(SystemClock);
-        let store = StoreConfig::Embedded {
-            folder: folder.path().join("store"),
-        };
-        let stores = storage::open(&store, clock.clone()).await.unwrap();
-        let password = api::bootstrap_admin(&stores, &clock).await.unwrap().unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let tasks = Tasks::new();
-        let config = api::Config::new(Secret::new(vec![7; 32]), "busybox");
-        let address = api::serve(config, stores.clone(), clock.clone(), listener, &tasks).unwrap();
-        Self {
-            address: format!("http://{address}"),
-            password: password.expose().clone(),
-            folder,
-            stores,
-            clock,
-            tasks,
-        }
-    }
-
-    async fn signed_in() -> Self {
-        let server = Self::start().await;
-        let password = server.password.clone();
-        let login = server.shell_with(&["login", "--password-stdin"], &password).await;
-        assert!(login.status.success(), "{login:?}");
-        server
-    }
-
-    async fn shell(&self, arguments: &[&str]) -> Output {
-        self.shell_with(arguments, "").await
-    }
-
-    /// Runs the program as a user would, with nothing of this user's own settings.
-    async fn shell_with(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_jobworker"));
-        command
-            .args(arguments)
-            .env_clear()
-            .env("JOBWORKER_CONFIG", self.folder.path().join("config"))
-            .env("JOBWORKER_SERVER", &self.address)
-            .current_dir(self.folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let input = input.to_owned();
-        let run = move || {
-            use std::io::Write;
-            let mut child = command.spawn().unwrap();
-            let mut stdin = child.stdin.take().unwrap();
-            // a verb that reads nothing may have ended by now
-            let _ = stdin.write_all(input.as_bytes());
-            drop(stdin);
-            child.wait_with_output().unwrap()
-        };
-        tokio::task::spawn_blocking(run).await.unwrap()
-    }
-
-    async fn apply(&self, job: JobId, event: JobEvent) {
-        let applied = Jobs::new(self.stores.clone(), self.clock.clone())
-            .apply(job, event)
-            .await
-            .unwrap();
-        assert!(matches!(applied, Applied::Done(_)), "{applied:?}");
-    }
-
-    /// Plays scheduler and worker: gives the job to a worker and says that it runs.
-    async fn start_job(&self, job: JobId) -> AttemptId {
-        let attempt = AttemptId::random();
-        let lease = Lease {
-            worker: WorkerId::new("node").unwrap(),
-            session: SessionId::random(),
-        };
-        let claimed = JobEvent::Claimed {
-            attempt,
-            lease,
-            epoch: Epoch(1),
-        };
-        self.apply(job, claimed).await;
-        self.apply(job, JobEvent::Started { attempt }).await;
-        attempt
-    }
-
-    async fn log(&self, attempt: AttemptId, stream: Stream, seq: u64, text: &'static str) {
-        let chunk = LogChunk {
-            attempt,
-            stream,
-            seq,
-            bytes: bytes::Bytes::from_static(text.as_bytes()),
-        };
-        self.stores
-            .logs
-            .append(vec![chunk], self.clock.now())
-            .await
-            .unwrap();
-        self.stores.hints.send(common::store::Topic::Log(attempt));
-    }
-
-    async fn finish_job(&self, job: JobId, attempt: AttemptId, outcome: Outcome) {
-        let report = AttemptReport::bare(outcome);
-        let finished = JobEvent::Finished {
-            attempt,
-            report: Box::new(report),
-            logs_missing: common::log::MissingLogs::default(),
-        };
-        self.apply(job, finished).await;
-    }
-
-    async fn submitted(&self) -> JobId {
-        let submitted = self.shell(&["submit", "--", "echo", "hi"]).await;
-        assert!(submitted.status.success(), "{submitted:?}");
-        stdout(&submitted).trim().parse().unwrap()
-    }
-
-    async fn stop(self) {
-        self.tasks.stop();
-        assert!(
-            self.tasks.join(Duration::from_secs(30)).await,
-            "the API did not end"
-        );
-    }
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use crate::support::{Server, stderr, stdout};
 
 fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
@@ -308,24 +164,6 @@ async fn run_ends_as_its_job_did() {
     assert_eq!(stdout(&ran), "last words\n");
     assert_eq!(stderr(&ran), "");
     server.stop().await;
-}
-
-impl Server {
-    /// The first job that waits; looks until there is one.
-    async fn first_queued(&self) -> JobId {
-        let look = async {
-            loop {
-                let queued = self.stores.jobs.queued(None, 1).await.unwrap();
-                if let Some(job) = queued.first() {
-                    return job.id;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), look)
-            .await
-            .expect("no job was queued within 60 s")
-    }
 }
 
 #[tokio::test]
