@@ -9,7 +9,7 @@ use common::job::{CancelRequest, CancelledBy, Epoch, Job, JobSpec, Lease, StateN
 use common::lifecycle::testing::{job, spec};
 use common::lifecycle::{JobEvent, Refusal, Rules, step_by};
 use common::log::MissingLogs;
-use common::retry::RetryPolicy;
+use common::retry::{INFRA_RETRIES_MAX, RetryPolicy};
 use common::time::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_millis(0);
@@ -379,6 +379,17 @@ impl World {
                     }
                 }
             }
+        }
+        // I4 of a row: one attempt at a time, which is the last, and only while somebody holds the job.
+        let open = || job.attempts.iter().filter(|attempt| attempt.end.is_none());
+        let last_open = job.attempts.last().filter(|attempt| attempt.end.is_none());
+        let held = job.state.held().map(|(attempt, _)| attempt);
+        if open().count() > 1 || last_open.map(|attempt| attempt.id) != held {
+            return Some("I4");
+        }
+        // No result of the model's fails, so only the infrastructure makes it try again.
+        if job.attempts_total > 1 + INFRA_RETRIES_MAX {
+            return Some("I11");
         }
         None
     }
