@@ -19,7 +19,7 @@ use jobworker_e2e::client::{brief, shell};
 use jobworker_e2e::cluster::{Cluster, Settings};
 use jobworker_e2e::wait::LONG;
 
-use self::build::{Tar, Zip, gz, gz_of_zeros, tar_gz, zip};
+use self::build::{Tar, Zip, gz, gz_of_zeros, tar_gz, zip, zip_with_one_inside_another};
 
 /// Fetched, judged and refused, on a machine where everything runs at once; by itself each takes far less than five.
 const REFUSED_WITHIN: Duration = Duration::from_secs(30);
@@ -84,6 +84,11 @@ fn corpus() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "two cases of a name",
             zip(&[Zip::file("a", "1"), Zip::file("A", "2")]),
             "A",
+        ),
+        (
+            "an entry inside another",
+            zip_with_one_inside_another(),
+            "overlaps",
         ),
         ("10,001 entries", zip(&many), "entries"),
         ("a size that lies", liar, "liar"),

@@ -14,6 +14,9 @@ use jobworker_e2e::images;
 use jobworker_e2e::process::with_mark;
 use jobworker_e2e::wait::{LONG, wait_for};
 
+/// Far less than any processor needs to count to 200,000 in a shell, and far more than to start one.
+const CPU_MS_OF_COUNTING: u64 = 10;
+
 /// A length of sleep that no other process of this machine sleeps for.
 fn odd_sleep() -> String {
     format!("sleep 9{:08}", rand::random::<u32>() % 100_000_000)
@@ -45,9 +48,15 @@ async fn how_a_process_ends_is_told_exactly() -> Result<()> {
     let cluster = Cluster::start().await?;
     let client = cluster.client()?;
 
-    let (job, told) = outcome(&client, &shell("exit 3")).await?;
+    let counts = "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done; exit 3";
+    let (job, told) = outcome(&client, &shell(counts)).await?;
     assert_eq!((job.state, job.exit_code), (StateName::Failed, Some(3)));
     assert_eq!((told.kind.as_str(), told.code), ("exited", Some(3)));
+    let usage = job.attempts[0].usage.context("an attempt that ended has usage")?;
+    assert!(
+        usage.cpu_ms >= CPU_MS_OF_COUNTING,
+        "no shell counts so far sooner: {usage:?}"
+    );
 
     let (job, told) = outcome(&client, &shell("kill -SEGV $$")).await?;
     assert_eq!(

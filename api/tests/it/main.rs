@@ -11,6 +11,7 @@ mod logs;
 mod matrix;
 mod openapi;
 mod problems;
+mod ready;
 mod refused;
 mod server;
 mod sign_in;

@@ -80,13 +80,18 @@ impl World {
     }
 
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::over(|stores| stores, change).await
+    }
+
+    /// Over stores that something may stand before.
+    pub async fn over(before: impl FnOnce(Stores) -> Stores, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_800_000_000_000)));
         let shared: SharedClock = clock.clone();
         let store = StoreConfig::Embedded {
             folder: folder.path().join("store"),
         };
-        let stores = storage::open(&store, shared.clone()).await.unwrap();
+        let stores = before(storage::open(&store, shared.clone()).await.unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = Config::new(Secret::new(SECRET.to_vec()), "debian:12");
         config.limits = Limits::OFF;

@@ -199,3 +199,22 @@ pub fn zip_with_count(entries: &[Zip], count: usize) -> Vec<u8> {
     bytes.extend_from_slice(&[0; 2]);
     bytes
 }
+
+/// The outer entry, stored, has the whole inner one in its content, and the directory names both.
+pub fn zip_with_one_inside_another() -> Vec<u8> {
+    let whole = zip(&[Zip::file("inner", "x".repeat(100))]);
+    let central = whole.windows(4).position(|mark| mark == b"PK\x01\x02").unwrap();
+    let inner = whole[..central].to_vec();
+    let outer = Zip {
+        method: 0,
+        ..Zip::file("outer", &inner)
+    };
+    let mut archive = zip(&[outer, Zip::file("inner", "x".repeat(100))]);
+    // the second directory entry is made to name the copy in the first one's content
+    let second = archive
+        .windows(4)
+        .rposition(|mark| mark == b"PK\x01\x02")
+        .unwrap();
+    archive[second + 42..second + 46].copy_from_slice(&35_u32.to_le_bytes());
+    archive
+}

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::world::{Action, Mutant, World};
+use super::world::{Action, World};
 
 pub struct Found {
     pub states: usize,
@@ -25,9 +25,8 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Visits what can be reached in `depth` steps, or stops at the first broken invariant.
-pub fn explore(mutant: Option<Mutant>, depth: usize) -> Found {
-    let start = World::new(mutant);
+/// Visits what can be reached from `start` in `depth` steps, or stops at the first broken invariant.
+pub fn explore(start: World, depth: usize) -> Found {
     let mut seen = HashSet::from([fingerprint(&start)]);
     // (parent in the arena, action): enough to tell how a violation came about.
     let mut arena: Vec<(u32, Action)> = Vec::new();

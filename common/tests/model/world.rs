@@ -12,6 +12,8 @@ use common::log::MissingLogs;
 use common::retry::{INFRA_RETRIES_MAX, RetryPolicy};
 use common::time::Timestamp;
 
+use super::laws;
+
 const NOW: Timestamp = Timestamp::from_millis(0);
 const TERMS_MAX: u64 = 3;
 
@@ -24,6 +26,8 @@ pub enum Mutant {
     NoSecondLook,
     FinishIgnoresCancel,
     FinishGivesUpOnConflict,
+    ExpireLeavesAttemptOpen,
+    RetriesAreFree,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,6 +134,8 @@ pub struct World {
     client: Client,
     client_seen: Option<Row>,
     ends: u8,
+    /// The law that a write broke by what it replaced.
+    overwritten: Option<&'static str>,
     mutant: Settings,
 }
 
@@ -167,7 +173,13 @@ impl World {
                 finish_honours_cancel: false,
                 ..all
             },
-            Some(Mutant::NoSecondLook | Mutant::FinishGivesUpOnConflict) | None => all,
+            Some(
+                Mutant::NoSecondLook
+                | Mutant::FinishGivesUpOnConflict
+                | Mutant::ExpireLeavesAttemptOpen
+                | Mutant::RetriesAreFree,
+            )
+            | None => all,
         };
         let retry = RetryPolicy {
             backoff: Duration::ZERO,
@@ -200,8 +212,17 @@ impl World {
             client: Client::Quiet,
             client_seen: None,
             ends: 0,
+            overwritten: None,
             mutant: Settings { rules, mutant },
         }
+    }
+
+    /// Its job was lost as often as it may be: what is next is its last attempt.
+    pub fn with_budget_spent() -> Self {
+        let mut world = Self::new(None);
+        world.row.0.attempts_total = INFRA_RETRIES_MAX;
+        world.row.0.infra_retries = INFRA_RETRIES_MAX;
+        world
     }
 
     /// What anybody could do next.
@@ -380,18 +401,7 @@ impl World {
                 }
             }
         }
-        // I4 of a row: one attempt at a time, which is the last, and only while somebody holds the job.
-        let open = || job.attempts.iter().filter(|attempt| attempt.end.is_none());
-        let last_open = job.attempts.last().filter(|attempt| attempt.end.is_none());
-        let held = job.state.held().map(|(attempt, _)| attempt);
-        if open().count() > 1 || last_open.map(|attempt| attempt.id) != held {
-            return Some("I4");
-        }
-        // No result of the model's fails, so only the infrastructure makes it try again.
-        if job.attempts_total > 1 + INFRA_RETRIES_MAX {
-            return Some("I11");
-        }
-        None
+        self.overwritten.or_else(|| laws::broken_by_row(job))
     }
 
     fn second_look(&mut self, leader: usize) -> Option<&'static str> {
@@ -440,13 +450,21 @@ impl World {
         let Row(seen) = self.leaders[leader].seen.take()?;
         let attempt = seen.state.attempt()?;
         let before = self.row.0.epoch;
-        let step = step_by(
+        let mut step = step_by(
             &self.mutant.rules,
             &seen,
             JobEvent::Expired { attempt, epoch },
             NOW,
         )
         .ok()?;
+        if self.mutant.mutant == Some(Mutant::ExpireLeavesAttemptOpen)
+            && let Some(last) = step.job.attempts.last_mut()
+        {
+            last.end = None;
+        }
+        if self.mutant.mutant == Some(Mutant::RetriesAreFree) {
+            step.job.infra_retries = seen.infra_retries;
+        }
         let written = self.compare_and_set(&seen, step.job);
         (written && before > epoch).then_some("I10")
     }
@@ -504,6 +522,9 @@ impl World {
         if self.row.0.revision != seen.revision {
             return false;
         }
+        self.overwritten = self
+            .overwritten
+            .or_else(|| laws::broken_by_write(&self.row.0, &changed));
         let was_over = self.row.0.state.is_terminal();
         if changed.state.is_terminal() && (!was_over || changed.state != self.row.0.state) {
             self.ends += 1;

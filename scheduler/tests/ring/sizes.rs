@@ -15,6 +15,10 @@ use crate::tap::Tap;
 /// While assignments may come, facts are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// From a large job's submission until a place is kept for it, where that is due after a second; the rest is for a
+/// machine where everything runs at once.
+const KEPT_WITHIN: Duration = Duration::from_secs(20);
+
 fn sized(resources: Resources) -> JobSpec {
     JobSpec { resources, ..spec() }
 }
@@ -108,6 +112,7 @@ async fn a_large_job_among_endless_small_ones_starts_when_those_that_run_have_en
             running.push(agent.hear_assignment().await);
         }
         let id = ring.submit_for(&account("large"), large()).await;
+        let mut waits_since = ring.clock.mono();
         if restarted {
             started(&ring, &mut agent, &running).await;
             let session = agent.session;
@@ -115,10 +120,17 @@ async fn a_large_job_among_endless_small_ones_starts_when_those_that_run_have_en
             agent = crate::agent::Agent::connect(&ring, "w").await;
             let held = running.iter().map(crate::agent::held).collect();
             agent.greet(session, held).await;
+            // It has waited too long by now: only the new leader has to see it.
+            waits_since = ring.clock.mono();
         }
         // Small ones take each place that becomes free, until one is kept.
         let mut past = 0;
         loop {
+            let waited = ring.clock.mono().since(waits_since);
+            assert!(
+                waited < KEPT_WITHIN,
+                "no place is kept for it after {waited:?}, {past} went past it"
+            );
             let done = running.remove(0);
             agent.exit_keeping(&done, &mut running).await;
             if running.len() == 4 {
@@ -134,6 +146,12 @@ async fn a_large_job_among_endless_small_ones_starts_when_those_that_run_have_en
                 Err(_) => break,
             }
         }
+        // Else the place would be free for want of anything small.
+        let waiting = ring.stores.queue.len().await.unwrap();
+        assert!(
+            waiting > 1,
+            "nothing waits beside it: {waiting}, {past} went past it"
+        );
         let least = if restarted { 1 } else { 4 };
         assert!(
             past >= least,
