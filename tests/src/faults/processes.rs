@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use common::ids::JobId;
+use common::job::StateName;
 use rustix::process::Signal;
 
 use super::rows::{LEASE, LOCK};
@@ -17,10 +18,10 @@ pub const LATE_CLAIMS: usize = 20;
 /// Their names begin so. A claim carries the whole job, and nothing that a leader asks does.
 const LATE: &str = "claimed-late";
 
-/// Jobs that an agent is stopped under, and how long they run, in fifths of a second: less than a lease, and longer than
-/// from their second start to the agent's return.
+/// Jobs that an agent is stopped under, and how long they run, in fifths of a second: they end by themselves before
+/// their lease and their grace do.
 pub const LATE_RUNS: usize = 4;
-const LATE_RUN_FIFTHS: u32 = 27;
+const LATE_RUN_FIFTHS: u32 = 18;
 
 /// Agents that a fault may hit; the namespace's own is only cut off.
 const REAL: [&str; 2] = ["a", "b"];
@@ -177,7 +178,7 @@ pub async fn busy_agent(stage: &mut Stage) -> Result<&'static str> {
     Ok(found.unwrap_or(order[0]))
 }
 
-/// It holds jobs that end while it stands still, and that are running elsewhere when it goes on: its results come at the
+/// It holds jobs that end while it stands still, and goes on when one of them runs elsewhere: its results come at the
 /// worst instant, when another attempt is the current one.
 pub async fn agent_stopped(stage: &mut Stage) -> Result<()> {
     let mut late = Vec::with_capacity(LATE_RUNS);
@@ -201,9 +202,21 @@ pub async fn agent_stopped(stage: &mut Stage) -> Result<()> {
     stage.fault(&format!("the agent {name} stands still"));
     stage.agent(name)?.freeze()?;
     let lease = u64::try_from(LEASE.as_millis())?;
-    stage.lasts(2 * lease, 2 * lease + 500).await;
+    stage.lasts(lease, lease + 500).await;
+    let client = &stage.hands.client;
+    let elsewhere = wait_for(LONG, "one of them to run elsewhere", async || {
+        for id in &late {
+            let job = client.job(*id).await.map_err(|error| format!("{error:#}"))?;
+            if job.attempts_total > 1 && job.state == StateName::Running {
+                return Ok(());
+            }
+        }
+        Err("none does".to_owned())
+    })
+    .await;
     stage.fault("and goes on");
-    stage.agent(name)?.thaw()
+    stage.agent(name)?.thaw()?;
+    elsewhere
 }
 
 pub async fn agent_twin(stage: &mut Stage) -> Result<()> {

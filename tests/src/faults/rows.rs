@@ -210,7 +210,7 @@ pub const ROWS: &[Row] = &[
     ),
     fault(
         "F13",
-        "an agent stands still for two leases",
+        "an agent stands still past its lease, until its jobs run elsewhere",
         of(Fault::AgentStopped).in_containers().may_lose().refusing(5),
     ),
     control(
