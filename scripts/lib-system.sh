@@ -33,12 +33,15 @@ start_system() {
 ready_or_ended() { [ -s "$1/ready.json" ] || system_ended; }
 system_ended() { ! kill -0 "$up_pid" 2>/dev/null; }
 
+# Fails where the system did not end by itself when it was asked to, or ended badly.
 stop_system() {
   [ -n "$up_pid" ] || return 0
+  local status=0
   if ! system_ended; then
     kill -TERM "$up_pid"
     wait_until "$UP_STOP_SECONDS" system_ended || kill -KILL "$up_pid"
   fi
-  wait "$up_pid" 2>/dev/null || true
+  wait "$up_pid" 2>/dev/null || status=$?
   up_pid=
+  return "$status"
 }

@@ -144,6 +144,11 @@ async fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() -> Resul
     let before = client.ended(acknowledged[0], LONG).await?;
     assert_eq!(before.state, StateName::Succeeded, "{}", brief(&before));
 
+    let printing = client.submit(&shell(&prints_for_long())).await?.id;
+    client
+        .job_when(printing, LONG, "it to run", |job| job.started_at.is_some())
+        .await?;
+
     // Nearly full: the agent says so and takes nothing, while its word can still be written down.
     disk.fill_but(NEARLY_FULL_BYTES)?;
     client
@@ -187,5 +192,31 @@ async fn a_full_disk_acknowledges_nothing_and_heals_without_a_restart() -> Resul
         assert_eq!(job.state, StateName::Succeeded, "{}", brief(&job));
     }
     assert_eq!(client.stdout(after.id).await?, "after\n");
+
+    // What ran meanwhile was tried again where the disk did not take its output, at nobody's cost, and nothing is missing.
+    let printed = client.ended(printing, LONG).await?;
+    assert_eq!(printed.state, StateName::Succeeded, "{}", brief(&printed));
+    let (last, earlier) = printed.attempts.split_last().context("it ran")?;
+    assert_eq!(
+        last.outcome.as_ref().map(|told| told.kind.as_str()),
+        Some("exited")
+    );
+    println!("{} attempts were lost to the full disk", earlier.len());
+    for attempt in earlier {
+        let kind = attempt.outcome.as_ref().map(|told| told.kind.as_str());
+        assert!(matches!(kind, Some("infra_error" | "worker_lost")), "{attempt:?}");
+    }
+    let expected: String = (1..=LINES).map(|number| format!("{number:01000}\n")).collect();
+    assert!(
+        client.stdout(printing).await? == expected,
+        "its output is not whole"
+    );
     cluster.stop().await
+}
+
+/// More than fits into the blocks that the agent's files have already.
+const LINES: u32 = 400;
+
+fn prints_for_long() -> String {
+    format!("i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); printf '%01000d\\n' $i; sleep 0.05; done")
 }
