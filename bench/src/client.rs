@@ -137,10 +137,13 @@ impl Client {
     /// The server's refusal.
     pub async fn fill(&self, jobs: usize) -> anyhow::Result<()> {
         let watch = crate::stats::Stopwatch::start();
+        // Of this call alone: a second one would be told of the first one's jobs.
+        let filling = rand::random::<u32>();
         let parts = (0..jobs).step_by(BULK_MAX);
         let requests = parts.map(|from| async move {
             let count = BULK_MAX.min(jobs - from);
-            self.submit_under(&format!("fill-{from}"), count).await?;
+            self.submit_under(&format!("fill-{filling}-{from}"), count)
+                .await?;
             anyhow::Ok(count)
         });
         let mut answers = stream::iter(requests).buffer_unordered(FILLERS);

@@ -67,6 +67,7 @@ impl JobWatch {
 
     /// Until the job, or the log of this attempt, may be new; or this program stops.
     pub async fn news(&mut self, log: Option<AttemptId>) {
+        // Also where hints were lost: that is no reason to wait for the tick.
         let of_this_job = async {
             while let Some(topic) = self.hints.next().await {
                 let is_news = match topic {

@@ -31,12 +31,16 @@ pub async fn until_end(app: &App, caller: Principal, job: Job, within: Duration)
                 tracing::debug!(%error, "a job's end is waited for at a store that does not answer")
             }
         }
-        if last.state.is_terminal() || app.tasks.stopping().is_cancelled() {
+        if last.state.is_terminal() {
             return Ok(last);
         }
         tokio::select! {
             () = over.as_mut() => return Ok(last),
             () = watch.news(None) => {}
+        }
+        // A program that stops does not look once more at a store that may be away.
+        if app.tasks.stopping().is_cancelled() {
+            return Ok(last);
         }
     }
 }

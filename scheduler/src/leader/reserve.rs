@@ -108,9 +108,10 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells what is held back where that is news. Only explanations hang on it, so a queue that does not take it is told later. An empty list is not
-    /// told again: if an earlier leader that stood still speaks after us, its word ends by itself
-    /// ([`HELD_BACK_LIFE`]).
+    /// Tells what is held back, where that is news.
+    ///
+    /// Only explanations hang on it, so a queue that does not take it is told later. An empty list is not told again:
+    /// if an earlier leader that stood still speaks after us, its word ends by itself ([`HELD_BACK_LIFE`]).
     pub async fn tell(&mut self, context: &Context) {
         let now = context.clock.mono();
         let reservations = self.reservations.told();

@@ -1,5 +1,5 @@
-//! A store of jobs that passes everything on, counts the rows that are read by id, and refuses to change some rows where
-//! a test asks for that.
+//! A store of jobs that passes everything on, counts the rows that `get_many` is asked for, as the dispatcher does it, and
+//! refuses to change some rows where a test asks for that.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,7 @@
 //! Writes in groups: while commands are under way, what arrives collects and makes the next one.
 //!
 //! A lane has a bounded queue and a few hands. A hand takes what waits, up to a group's size, and answers each call
-//! from its own part of the outcome, so one call's trouble is never another's. Invariants: a call is answered within
+//! from its own part of the outcome, so one call's own trouble is never another's. Invariants: a call is answered within
 //! [`WAIT_MAX`], whatever the database does; what a caller has given up waiting for is not begun any more; a panic costs
 //! the group that met it, and no hand.
 
