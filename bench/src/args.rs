@@ -155,7 +155,7 @@ pub struct OutputArgs {
     #[arg(long, default_value_t = Self::default().mib)]
     pub mib: u64,
     /// Times that each way has its turn
-    #[arg(long, default_value_t = Self::default().rounds)]
+    #[arg(long, default_value_t = Self::default().rounds, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
 }
 

@@ -186,16 +186,16 @@ pub async fn agent_stopped(stage: &mut Stage) -> Result<()> {
         let key = format!("ends-late-{}-{number}", stage.round);
         late.push(stage.hands.real(&key, LATE_RUN_FIFTHS).await?);
     }
-    let holds = |agent: &Agent| {
-        let journal = agent.journal().ok()?;
-        let runs = journal.held.values().filter(|held| held.started_at.is_some());
-        let mut jobs = runs.map(|held| held.assignment.job);
-        jobs.any(|job| late.contains(&job)).then_some(())
+    let runs_one = |agent: &Agent| {
+        agent.journal().is_ok_and(|journal| {
+            let mut held = journal.held.values();
+            held.any(|held| held.started_at.is_some() && late.contains(&held.assignment.job))
+        })
     };
     let name = wait_for(LONG, "an agent that runs a job which will end late", async || {
         let found = REAL
             .into_iter()
-            .find(|name| stage.agents.get(*name).and_then(holds).is_some());
+            .find(|name| stage.agents.get(*name).is_some_and(runs_one));
         found.ok_or_else(|| "none does".to_owned())
     })
     .await?;

@@ -98,10 +98,10 @@ async fn cancel_race(hands: &Hands, key: String, centre: Duration, seed: u64) ->
     }
 }
 
-/// Each time that it runs its agent is killed; at last it has failed, and nobody else's job suffers.
 /// What the names of jobs that kill their agents begin with.
 pub const POISON: &str = "poison";
 
+/// Each time that it runs its agent is killed; at last it has failed, and nobody else's job suffers.
 pub async fn poison_job(stage: &mut Stage) -> Result<()> {
     let (hands, key) = (stage.hands.clone(), format!("{POISON}-{}", stage.round));
     let id = hands.real(&key, 300).await?;

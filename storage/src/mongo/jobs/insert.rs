@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use mongodb::bson::{Document, RawDocument, doc};
 
-use super::super::lane::{self, Weighed, Work};
+use super::super::lane::{Answers, Weighed, Work};
 use super::super::link::{Link, Question, in_time};
 use super::super::schema;
 use super::super::trouble::Trouble;
@@ -137,8 +137,8 @@ impl Work for Inserter {
     type Item = NewRow;
     type Answer = Inserted;
 
-    async fn run(&mut self, mut group: Vec<NewRow>) -> lane::Answers<Inserted> {
-        let mut answers: Answers = group.iter().map(|_| None).collect();
+    async fn run(&mut self, mut group: Vec<NewRow>) -> Answers<Inserted> {
+        let mut answers: Settled = group.iter().map(|_| None).collect();
         let outcome = in_time(self.insert(&mut group, &mut answers)).await;
         let unknown = outcome.err().unwrap_or(Trouble::Contended);
         Ok(answers
@@ -148,7 +148,7 @@ impl Work for Inserter {
     }
 }
 
-type Answers = Vec<Option<Result<Inserted, Trouble>>>;
+type Settled = Vec<Option<Result<Inserted, Trouble>>>;
 
 /// The job that used a key last.
 struct Rival {
@@ -186,7 +186,7 @@ enum Verdict {
 
 impl Inserter {
     /// Settles what it can; an error leaves the rest unknown.
-    async fn insert(&self, group: &mut [NewRow], answers: &mut Answers) -> Result<(), Trouble> {
+    async fn insert(&self, group: &mut [NewRow], answers: &mut Settled) -> Result<(), Trouble> {
         for _ in 0..ROUNDS_MAX {
             let round = one_of_each(group, answers);
             if round.is_empty() {
@@ -212,7 +212,7 @@ impl Inserter {
     }
 
     /// Looks up what stands in the way of those without an answer.
-    async fn settle(&self, group: &mut [NewRow], answers: &mut Answers) -> Result<(), Trouble> {
+    async fn settle(&self, group: &mut [NewRow], answers: &mut Settled) -> Result<(), Trouble> {
         let open: Vec<usize> = (0..group.len()).filter(|at| answers[*at].is_none()).collect();
         let ids: Vec<&str> = open.iter().map(|at| group[*at].id.as_str()).collect();
         let there = Question::new(schema::JOBS, doc! { "_id": { "$in": ids } }).only(doc! { "_id": 1 });
@@ -273,7 +273,7 @@ fn verdict(row: &NewRow, is_there: bool, rival: Option<&Rival>, forgotten: i64) 
 
 /// Those still without an answer, but of each key and each id only the first: within one group, too, the first one
 /// stands.
-fn one_of_each(group: &[NewRow], answers: &Answers) -> Vec<usize> {
+fn one_of_each(group: &[NewRow], answers: &Settled) -> Vec<usize> {
     let (mut keys, mut ids) = (HashSet::new(), HashSet::new());
     (0..group.len())
         .filter(|at| answers[*at].is_none())

@@ -16,7 +16,7 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
 use mongodb::bson::{Document, doc};
 
-use super::super::lane::{self, Weighed, Work};
+use super::super::lane::{Answers, Weighed, Work};
 use super::super::link::{Link, Question, Written, in_time};
 use super::super::schema;
 use super::super::trouble::Trouble;
@@ -75,14 +75,14 @@ pub(super) struct Appender {
     pub(super) heads: Arc<Heads>,
 }
 
-type Answers = Vec<Option<Result<Appended, Trouble>>>;
+type Settled = Vec<Option<Result<Appended, Trouble>>>;
 
 impl Work for Appender {
     type Item = New;
     type Answer = Appended;
 
-    async fn run(&mut self, group: Vec<New>) -> lane::Answers<Appended> {
-        let mut answers: Answers = group.iter().map(|_| None).collect();
+    async fn run(&mut self, group: Vec<New>) -> Answers<Appended> {
+        let mut answers: Settled = group.iter().map(|_| None).collect();
         let outcome = in_time(async {
             self.append(&group, &mut answers).await;
             Ok(())
@@ -113,7 +113,7 @@ struct Plan {
 
 impl Appender {
     /// Settles what it can; what has no answer at the end is unknown.
-    async fn append(&self, group: &[New], answers: &mut Answers) {
+    async fn append(&self, group: &[New], answers: &mut Settled) {
         for _ in 0..ROUNDS_MAX {
             let mut open: BTreeMap<AttemptId, Vec<usize>> = BTreeMap::new();
             for (at, new) in group.iter().enumerate() {
@@ -173,7 +173,7 @@ impl Appender {
             .await
     }
 
-    fn learn(&self, plans: &[Plan], outcome: &Result<Written, Trouble>, answers: &mut Answers) {
+    fn learn(&self, plans: &[Plan], outcome: &Result<Written, Trouble>, answers: &mut Settled) {
         let mut first = 0;
         for plan in plans {
             let size = plan.documents.len();
