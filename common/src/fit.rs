@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::PoolName;
-use crate::job::{JobSpec, Resources};
+use crate::job::{Job, JobSpec, Resources};
 use crate::worker::{Capacity, Condition, Worker};
 
 /// What a job asks of its worker.
@@ -21,14 +21,25 @@ pub struct Wanted<'a> {
     pub pool: &'a PoolName,
     /// Labels that the worker must carry.
     pub labels: &'a BTreeMap<String, String>,
+    /// [`Job::is_suspect`]
+    pub suspect: bool,
 }
 
 impl<'a> Wanted<'a> {
+    /// Of a job that was never begun.
     pub fn of(spec: &'a JobSpec) -> Self {
         Self {
             resources: spec.resources,
             pool: &spec.pool,
             labels: &spec.worker_labels,
+            suspect: false,
+        }
+    }
+
+    pub fn of_job(job: &'a Job) -> Self {
+        Self {
+            suspect: job.is_suspect(),
+            ..Self::of(&job.spec)
         }
     }
 }
@@ -40,6 +51,8 @@ pub struct Offer<'a> {
     pub labels: &'a BTreeMap<String, String>,
     pub capacity: Capacity,
     pub used: Capacity,
+    /// It has a suspect, and takes no other.
+    pub suspect: bool,
 }
 
 impl<'a> Offer<'a> {
@@ -48,6 +61,7 @@ impl<'a> Offer<'a> {
         Self::of(worker, Capacity::NOTHING)
     }
 
+    /// Of a worker that has no suspect.
     pub fn of(worker: &'a Worker, used: Capacity) -> Self {
         let description = &worker.description;
         Self {
@@ -55,6 +69,7 @@ impl<'a> Offer<'a> {
             labels: &description.labels,
             capacity: description.capacity,
             used,
+            suspect: false,
         }
     }
 }
@@ -77,6 +92,8 @@ pub enum Lack<'a> {
         free: u32,
         of: u32,
     },
+    /// Both the job and another that the worker has are suspects.
+    Apart,
 }
 
 /// What is counted on a worker.
@@ -130,7 +147,8 @@ pub fn lacks<'a>(wanted: Wanted<'a>, offer: Offer<'a>) -> impl Iterator<Item = L
             of,
         })
     });
-    pool.into_iter().chain(labels).chain(sizes)
+    let apart = (wanted.suspect && offer.suspect).then_some(Lack::Apart);
+    pool.into_iter().chain(labels).chain(sizes).chain(apart)
 }
 
 /// Whether the job would run there now, were the worker given work.
@@ -183,6 +201,9 @@ impl fmt::Display for Lack<'_> {
                 wanted,
                 found: Some(found),
             } => write!(f, "label {name}: wants {wanted}, is {found}"),
+            Self::Apart => {
+                f.write_str("busy: it has another job that was lost repeatedly, and such are kept apart")
+            }
             Self::Size {
                 what: Size::Slots,
                 of: 0,
@@ -266,6 +287,22 @@ mod tests {
             ]
         );
         assert!(could_ever(Wanted::of(&spec), &worker));
+    }
+
+    #[test]
+    fn a_worker_that_has_a_suspect_takes_whom_else_it_fits() {
+        let (spec, worker) = (spec(), worker("w"));
+        let with_one = Offer {
+            suspect: true,
+            ..Offer::idle(&worker)
+        };
+        let suspect = Wanted {
+            suspect: true,
+            ..Wanted::of(&spec)
+        };
+        assert!(fits(Wanted::of(&spec), with_one) && fits(suspect, Offer::idle(&worker)));
+        assert_eq!(lacks(suspect, with_one).collect::<Vec<_>>(), [Lack::Apart]);
+        assert!(could_ever(suspect, &worker));
     }
 
     #[test]

@@ -49,9 +49,14 @@ impl QueueEntry {
         let JobState::Queued { since } = job.state else {
             return None;
         };
+        let class = ClassKey::of(&job.spec);
         Some(Self {
             lane: Lane {
-                class: ClassKey::of(&job.spec),
+                class: if job.is_suspect() {
+                    class.of_suspects()
+                } else {
+                    class
+                },
                 account: job.account.clone(),
             },
             score: score(job.spec.priority, since.as_millis()),

@@ -11,6 +11,13 @@ use crate::job::Job;
 /// Most retries for failures of the infrastructure, whatever the user asked.
 pub const INFRA_RETRIES_MAX: u32 = 3;
 
+/// After so many failures of the infrastructure a job is kept apart from others like it. Fewer would keep apart all
+/// that one lost worker had; with this a job that has nothing wrong meets one that ends its workers twice at the most,
+/// and bears it, as three retries are left for what else there is.
+pub const SUSPECT_FROM: u32 = 2;
+
+const _: () = assert!(SUSPECT_FROM < INFRA_RETRIES_MAX);
+
 /// Jobs that were lost with one worker come back apart: beside its own pause each waits for a part of so many first
 /// pauses, of twice as many after its second loss, and of four times as many after its third. What one job brings down
 /// with it would otherwise meet that job again on the next worker, and lose every try with it.

@@ -284,6 +284,8 @@ pub enum LackKind {
     MemoryMib,
     DiskMib,
     Slots,
+    /// Both the job and another that the worker has were lost repeatedly: such are kept apart.
+    Apart,
 }
 
 impl From<&Lack<'_>> for LackView {
@@ -300,6 +302,15 @@ impl From<&Lack<'_>> for LackView {
         match *lack {
             Lack::Pool { wanted, found } => text(LackKind::Pool, None, wanted.as_str(), Some(found.as_str())),
             Lack::Label { name, wanted, found } => text(LackKind::Label, Some(name), wanted, found),
+            Lack::Apart => Self {
+                what: LackKind::Apart,
+                name: None,
+                wanted: None,
+                found: None,
+                needs: None,
+                free: None,
+                of: None,
+            },
             Lack::Size {
                 what,
                 needs,

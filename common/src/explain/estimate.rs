@@ -89,7 +89,8 @@ pub(super) fn scheduled(at: Timestamp, now: Timestamp) -> Estimate {
 
 pub(super) fn queued(job: &Job, reason: Reason, facts: &Facts<'_>) -> Option<Estimate> {
     let place = facts.place?;
-    if facts.fleet.is_cut() || place.before > BEFORE_MAX {
+    // suspects are kept apart, which is not played through
+    if facts.fleet.is_cut() || place.before > BEFORE_MAX || job.is_suspect() {
         return None;
     }
     let clock = Clock { job, facts };

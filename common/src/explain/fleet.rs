@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use crate::fit::Offer;
 use crate::ids::{AccountId, SessionId, WorkerId};
 use crate::job::{Job, JobState, Resources};
 use crate::queue::ClassKey;
@@ -26,9 +27,19 @@ pub struct Seen {
     /// Its session is not lost.
     pub live: bool,
     pub used: Capacity,
+    /// It has a suspect.
+    pub suspect: bool,
 }
 
 impl Seen {
+    /// What it has to give now, beside what it runs.
+    pub fn offer(&self) -> Offer<'_> {
+        Offer {
+            suspect: self.suspect,
+            ..Offer::of(&self.worker, self.used)
+        }
+    }
+
     /// How long its session was not heard; none where it is lost.
     pub fn silent(&self, now: Timestamp) -> Option<Duration> {
         self.live.then(|| now.since(self.worker.heard_at))
@@ -42,6 +53,8 @@ pub struct Holding {
     pub account: AccountId,
     pub class: ClassKey,
     pub resources: Resources,
+    /// [`Job::is_suspect`]
+    pub suspect: bool,
     pub run_limit: Duration,
     /// When its process started, or, where it has not yet, when it was given out.
     pub since: Timestamp,
@@ -65,6 +78,7 @@ impl Holding {
             account: job.account.clone(),
             class: ClassKey::of(&job.spec),
             resources: job.spec.resources,
+            suspect: job.is_suspect(),
             run_limit: job.spec.limits.run,
             since,
             started,
@@ -76,6 +90,8 @@ impl Fleet {
     /// `live`: sessions that are not lost. `cut`: there are more attempts than `held`.
     pub fn new(workers: Vec<Worker>, live: &HashSet<SessionId>, held: Vec<Holding>, cut: bool) -> Self {
         let (mut used, mut running) = (HashMap::new(), HashMap::new());
+        let suspects = held.iter().filter(|holding| holding.suspect);
+        let suspects: HashSet<&WorkerId> = suspects.map(|holding| &holding.worker).collect();
         for holding in &held {
             let sum = used.entry(&holding.worker).or_insert(Capacity::NOTHING);
             *sum = sum.with(&holding.resources);
@@ -86,6 +102,7 @@ impl Fleet {
             .map(|worker| Seen {
                 live: worker.session.is_some_and(|session| live.contains(&session)),
                 used: used.get(&worker.id).copied().unwrap_or(Capacity::NOTHING),
+                suspect: suspects.contains(&worker.id),
                 worker,
             })
             .collect();

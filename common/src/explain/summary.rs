@@ -62,7 +62,7 @@ fn pools(workers: &[Seen]) -> String {
 fn labels_missing<'a>(wanted: Wanted<'a>, seen: &'a Seen) -> impl Iterator<Item = Lack<'a>> {
     fit::lacks(wanted, Offer::idle(&seen.worker)).filter(|lack| match lack {
         Lack::Label { .. } => true,
-        Lack::Pool { .. } | Lack::Size { .. } => false,
+        Lack::Pool { .. } | Lack::Size { .. } | Lack::Apart => false,
     })
 }
 

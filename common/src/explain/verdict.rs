@@ -106,13 +106,14 @@ impl<'a> Verdict<'a> {
                 verdict.reasons = reasons;
             }
             None => {
-                verdict.lacks = fit::lacks(wanted, Offer::of(worker, seen.used)).collect();
+                verdict.lacks = fit::lacks(wanted, seen.offer()).collect();
                 if !verdict.lacks.is_empty() {
                     verdict.kind = VerdictKind::Busy;
                 } else if let Some(kept) = kept {
                     // as placement sees it: what is kept for another is no room
-                    let taken = seen.used.with(&kept.resources);
-                    verdict.lacks = fit::lacks(wanted, Offer::of(worker, taken)).collect();
+                    let mut left = seen.offer();
+                    left.used = left.used.with(&kept.resources);
+                    verdict.lacks = fit::lacks(wanted, left).collect();
                     if !verdict.lacks.is_empty() {
                         verdict.kind = VerdictKind::Reserved;
                         verdict.kept = Some((kept, now.since(kept.since)));

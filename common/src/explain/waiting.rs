@@ -151,7 +151,7 @@ fn scheduled<'a>(job: &'a Job, at: Timestamp, facts: &Facts<'a>) -> Explanation<
             format!("It was asked to wait for a time that comes {due}."),
         ),
     };
-    let wanted = Wanted::of(&job.spec);
+    let wanted = Wanted::of_job(job);
     let waiting = Waiting {
         reason,
         until: Some(at),
@@ -170,7 +170,7 @@ fn scheduled<'a>(job: &'a Job, at: Timestamp, facts: &Facts<'a>) -> Explanation<
 }
 
 fn queued<'a>(job: &'a Job, since: Timestamp, facts: &Facts<'a>) -> Explanation<'a> {
-    let wanted = Wanted::of(&job.spec);
+    let wanted = Wanted::of_job(job);
     let verdicts = Verdicts::of(wanted, facts.fleet, facts.kept, facts.now, facts.contact);
     let room = facts.running_max.map(|running_max| Room {
         running: facts.fleet.running(&job.account),

@@ -16,6 +16,7 @@ pub use self::validate::{FieldError, validate, validate_path};
 
 use crate::attempt::Attempt;
 use crate::ids::{AccountId, AttemptId, JobId, UserId};
+use crate::retry::SUSPECT_FROM;
 use crate::time::Timestamp;
 
 /// How many attempts a job keeps whole; older ones are only counted, so that a row cannot grow without end.
@@ -95,6 +96,13 @@ impl Job {
             revision: Revision(1),
             hidden: false,
         }
+    }
+
+    /// Whether attempts of it were lost, or failed by the infrastructure's doing, so often that it may itself be the
+    /// cause. Two suspects are never given to one worker at a time: a job that has nothing wrong then shares the
+    /// fate of one that ends its workers no oftener than it can bear.
+    pub const fn is_suspect(&self) -> bool {
+        self.infra_retries >= SUSPECT_FROM
     }
 
     /// The attempt that may still report: the one of an `assigned` or `running` job.

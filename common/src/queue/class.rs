@@ -4,6 +4,9 @@
 //! never stands before one of another class that some worker does. An account has [`CLASSES_PER_ACCOUNT_MAX`] classes
 //! at a time at the most; what comes past that waits in *mixed* classes, which are few by their making and whose
 //! jobs are judged one by one. The cap is each account's own, so nobody can use up another's classes.
+//!
+//! Suspects ([`crate::job::Job::is_suspect`]) are in a class of their own: workers that have one already are no
+//! workers for them, and they must hold up nobody else while they wait for another.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,6 +30,9 @@ const SPREAD_MIXED: u64 = 4;
 
 /// Marks a mixed class; no pool's name can hold it.
 const MIXED: char = '~';
+
+/// Marks a class of suspects; no pool's name can hold it.
+const SUSPECTS: char = '!';
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -54,6 +60,11 @@ impl ClassKey {
         Self(text.into())
     }
 
+    /// The same for suspects.
+    pub fn of_suspects(&self) -> Self {
+        Self(format!("{SUSPECTS}{}", self.0).into())
+    }
+
     pub fn from_text(text: &str) -> Self {
         Self(text.into())
     }
@@ -79,6 +90,11 @@ impl ClassKey {
         self.0.starts_with(MIXED)
     }
 
+    /// Whether those that wait here are suspects. In a mixed class each job says it itself.
+    pub fn is_suspects(&self) -> bool {
+        self.0.starts_with(SUSPECTS)
+    }
+
     /// The pool that all jobs of this class ask for; none for a mixed one.
     pub fn pool(&self) -> Option<PoolName> {
         PoolName::new(self.pool_text()).ok()
@@ -100,7 +116,8 @@ impl ClassKey {
     }
 
     fn pool_text(&self) -> &str {
-        self.0.split_once('/').map_or(&*self.0, |(pool, _)| pool)
+        let pool = self.0.split_once('/').map_or(&*self.0, |(pool, _)| pool);
+        pool.strip_prefix(SUSPECTS).unwrap_or(pool)
     }
 
     fn labels_mark(&self) -> Option<&str> {
@@ -205,6 +222,22 @@ mod tests {
         assert_ne!(plain, labelled);
         assert!(labelled.asks_labels() && !plain.asks_labels());
         assert_eq!(plain.pool(), Some(PoolName::default()));
+    }
+
+    #[test]
+    fn suspects_wait_apart_and_ask_for_the_same() {
+        let mut labelled = spec();
+        labelled.worker_labels.insert("gpu".into(), "yes".into());
+        for spec in [spec(), labelled] {
+            let class = ClassKey::of(&spec);
+            let suspects = class.of_suspects();
+            assert!(suspects.is_suspects() && !class.is_suspects() && class != suspects);
+            assert_eq!(
+                (suspects.pool(), suspects.least(), suspects.asks_labels()),
+                (class.pool(), class.least(), class.asks_labels())
+            );
+            assert_eq!(suspects.mixed(), class.mixed(), "mixed classes stay few");
+        }
     }
 
     #[test]

@@ -184,6 +184,19 @@ fn a_busy_fleet_says_where_room_is_kept_for_the_job_itself() {
 }
 
 #[test]
+fn a_job_that_was_lost_repeatedly_says_that_it_is_kept_apart_from_another() {
+    let [mut job, mut other] = [queued(), running("w", 10)];
+    let lost = |job: &mut Job| job.infra_retries = 2;
+    lost(&mut job);
+    let beside = fleet(vec![worker("w")], std::slice::from_ref(&other));
+    expect(&job, &facts(&beside), Reason::NextInLine, "next");
+    lost(&mut other);
+    let apart = fleet(vec![worker("w")], std::slice::from_ref(&other));
+    expect(&job, &facts(&apart), Reason::WorkersBusy, "lost repeatedly");
+    expect(&queued(), &facts(&apart), Reason::NextInLine, "next");
+}
+
+#[test]
 fn a_job_that_is_scheduled_says_until_when_and_after_what() {
     let one = fleet(vec![worker("w")], &[]);
     let mut later = queued();

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use common::ids::{AccountId, JobId, PoolName};
 use common::job::Resources;
 use common::queue::{ClassKey, Lane, QueueEntry};
-use common::worker::Capacity;
 
 use crate::placement::{Candidate, Reservations, Seat, Terms};
 
@@ -58,6 +57,7 @@ pub struct LaneState {
 struct Class {
     key: ClassKey,
     mixed: bool,
+    suspects: bool,
     pool: Option<PoolName>,
     /// None until a job of the class was seen: the key has only their hash.
     labels: Option<Arc<BTreeMap<String, String>>>,
@@ -68,6 +68,7 @@ impl Class {
     fn of(key: &ClassKey) -> Self {
         Self {
             mixed: key.is_mixed(),
+            suspects: key.is_suspects(),
             pool: key.pool(),
             labels: (!key.asks_labels()).then(Arc::default),
             least: key.least(),
@@ -85,11 +86,17 @@ impl Class {
         self.pool.as_ref().is_none_or(|pool| *pool == seat.pool) && self.labels.as_deref().is_none_or(carries)
     }
 
-    /// False only where no job of this class fits into any of `seats`, of which `room` is considered.
-    fn may_fit(&self, seats: &[Seat], room: fn(&Seat) -> Capacity) -> bool {
-        seats
-            .iter()
-            .any(|seat| self.may_suit(seat) && room(seat).could_hold(&self.least))
+    /// False only where no job of this class fits into any of `seats` now.
+    fn may_fit(&self, seats: &[Seat]) -> bool {
+        seats.iter().any(|seat| {
+            self.may_suit(seat) && seat.unkept().could_hold(&self.least) && !(self.suspects && seat.suspect)
+        })
+    }
+
+    /// False only where no job of this class would fit into any of `seats` if they were empty.
+    fn could_ever_fit(&self, seats: &[Seat]) -> bool {
+        let mut seats = seats.iter();
+        seats.any(|seat| self.may_suit(seat) && seat.capacity.could_hold(&self.least))
     }
 }
 
@@ -210,7 +217,7 @@ impl Board {
 
     /// Lanes of which something may fit now, of accounts that have room. A lane that holds a reservation is always one.
     pub fn open(&self, terms: &[Terms], seats: &[Seat], reserved: &Reservations) -> Vec<Open> {
-        let fits = self.judge(seats, Seat::unkept);
+        let fits: Vec<bool> = self.classes.iter().map(|class| class.may_fit(seats)).collect();
         self.filter(terms, |account, state| {
             fits[state.class] || (!reserved.is_empty() && self.is_reserved(account, state, reserved))
         })
@@ -218,13 +225,9 @@ impl Board {
 
     /// Lanes of which something could run on an empty fleet, of accounts that have room.
     pub fn feasible(&self, terms: &[Terms], seats: &[Seat]) -> Vec<Open> {
-        let fits = self.judge(seats, |seat| seat.capacity);
-        self.filter(terms, |_, state| fits[state.class])
-    }
-
-    fn judge(&self, seats: &[Seat], room: fn(&Seat) -> Capacity) -> Vec<bool> {
         let classes = self.classes.iter();
-        classes.map(|class| class.may_fit(seats, room)).collect()
+        let fits: Vec<bool> = classes.map(|class| class.could_ever_fit(seats)).collect();
+        self.filter(terms, |_, state| fits[state.class])
     }
 
     fn filter(&self, terms: &[Terms], keep: impl Fn(&AccountId, &LaneState) -> bool) -> Vec<Open> {
@@ -272,7 +275,7 @@ impl Board {
         };
         let class = &self.classes[state.class];
         let same = head.is_some_and(|head| head.job == *job);
-        let fits = |seat: &Seat| class.may_suit(seat) && seat.holds(*job, wanted);
+        let fits = |seat: &Seat| class.may_suit(seat) && seat.holds(*job, wanted, class.suspects);
         if same && !seats.iter().any(fits) {
             return true;
         }

@@ -341,8 +341,8 @@ impl Dispatcher {
             Ok(written) => written,
             Err(error) => {
                 // Unknown, not failed: what may be held counts as held until the rows have been looked at.
-                for (_, job, _, lease) in &claims {
-                    self.picture.maybe_claimed(job, lease);
+                for (_, job, attempt, lease) in &claims {
+                    self.picture.maybe_claimed(job, *attempt, lease);
                 }
                 self.list = true;
                 return Err(error);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::fit;
-use common::ids::{AccountId, JobId, SessionId, WorkerId};
+use common::ids::{AccountId, AttemptId, JobId, SessionId, WorkerId};
 use common::job::{Job, Lease, Resources};
 use common::store::{StoreError, Stores};
 use common::time::Mono;
@@ -29,6 +29,8 @@ pub struct Picture {
     held: HashMap<JobId, Holding>,
     /// Sums over what is held.
     used: HashMap<WorkerId, Capacity>,
+    /// How many suspects each worker has.
+    suspects: HashMap<WorkerId, u32>,
     running: HashMap<AccountId, u32>,
 }
 
@@ -42,10 +44,11 @@ struct Known {
 
 #[derive(Debug, Clone)]
 struct Holding {
-    session: SessionId,
+    attempt: AttemptId,
     worker: WorkerId,
     account: AccountId,
     resources: Resources,
+    suspect: bool,
 }
 
 impl Picture {
@@ -83,11 +86,11 @@ impl Picture {
     pub async fn refresh_held(&mut self, stores: &Stores) -> Result<(), StoreError> {
         let (mut held, mut unknown) = (Vec::new(), Vec::new());
         for row in stores.jobs.all_holdings().await? {
-            // What a job takes, and of whom, never changes: of a known one nothing more is read.
+            // What an attempt takes, and of whom, never changes: of a known one nothing more is read.
             match self
                 .held
                 .get(&row.job)
-                .filter(|known| known.session == row.session)
+                .filter(|known| known.attempt == row.attempt)
             {
                 Some(known) => held.push((row.job, known.clone())),
                 None => unknown.push(row.job),
@@ -97,7 +100,7 @@ impl Picture {
             let rows = stores.jobs.get_many(ids).await?;
             held.extend(rows.iter().filter_map(holding));
         }
-        (self.held, self.used, self.running) = Default::default();
+        (self.held, self.used, self.suspects, self.running) = Default::default();
         for (job, holding) in held {
             self.hold(job, holding);
         }
@@ -137,14 +140,8 @@ impl Picture {
     }
 
     /// A claim that may have been stored: counts as held until the next full look.
-    pub fn maybe_claimed(&mut self, job: &Job, lease: &Lease) {
-        let holding = Holding {
-            session: lease.session,
-            worker: lease.worker.clone(),
-            account: job.account.clone(),
-            resources: job.spec.resources,
-        };
-        self.hold(job.id, holding);
+    pub fn maybe_claimed(&mut self, job: &Job, attempt: AttemptId, lease: &Lease) {
+        self.hold(job.id, Holding::of(job, attempt, lease));
     }
 
     /// How many attempts an account holds.
@@ -161,6 +158,7 @@ impl Picture {
             .map(|known| {
                 let mut seat = known.seat.clone();
                 seat.used = self.used.get(&seat.worker).copied().unwrap_or(Capacity::NOTHING);
+                seat.suspect = self.suspects.contains_key(&seat.worker);
                 let lease = Lease {
                     worker: seat.worker.clone(),
                     session: known.session,
@@ -182,6 +180,9 @@ impl Picture {
             .entry(holding.worker.clone())
             .or_insert(Capacity::NOTHING);
         *used = used.with(&holding.resources);
+        if holding.suspect {
+            *self.suspects.entry(holding.worker.clone()).or_insert(0) += 1;
+        }
         *self.running.entry(holding.account.clone()).or_insert(0) += 1;
         self.held.insert(job, holding);
     }
@@ -196,11 +197,19 @@ impl Picture {
                 self.used.remove(&holding.worker);
             }
         }
-        if let Some(running) = self.running.get_mut(&holding.account) {
-            *running -= 1;
-            if *running == 0 {
-                self.running.remove(&holding.account);
-            }
+        if holding.suspect {
+            one_less(&mut self.suspects, &holding.worker);
+        }
+        one_less(&mut self.running, &holding.account);
+    }
+}
+
+/// What is not counted any more is not kept.
+fn one_less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
         }
     }
 }
@@ -217,6 +226,7 @@ impl Known {
                 labels: Arc::new(worker.description.labels),
                 capacity: worker.description.capacity,
                 used: Capacity::NOTHING,
+                suspect: false,
                 kept: None,
             },
             session,
@@ -224,15 +234,21 @@ impl Known {
     }
 }
 
+impl Holding {
+    fn of(job: &Job, attempt: AttemptId, lease: &Lease) -> Self {
+        Self {
+            attempt,
+            worker: lease.worker.clone(),
+            account: job.account.clone(),
+            resources: job.spec.resources,
+            suspect: job.is_suspect(),
+        }
+    }
+}
+
 fn holding(job: &Job) -> Option<(JobId, Holding)> {
-    let (_, lease) = job.state.held()?;
-    let holding = Holding {
-        session: lease.session,
-        worker: lease.worker.clone(),
-        account: job.account.clone(),
-        resources: job.spec.resources,
-    };
-    Some((job.id, holding))
+    let (attempt, lease) = job.state.held()?;
+    Some((job.id, Holding::of(job, attempt, lease)))
 }
 
 #[cfg(test)]
@@ -300,6 +316,30 @@ mod tests {
             picture.see(vec![changed], &[session(id, 1)], at(0));
             assert_eq!(picture.seats(at(0), C).0.len(), 0);
         }
+    }
+
+    #[test]
+    fn a_worker_has_a_suspect_until_it_lets_go_of_the_last() {
+        let (mut picture, id) = (Picture::default(), SessionId::random());
+        picture.see(vec![worker("w", id)], &[session(id, 1)], at(0));
+        let lease = Lease {
+            worker: WorkerId::new("w").unwrap(),
+            session: id,
+        };
+        let marked = |picture: &Picture| picture.seats(at(0), C).0[0].suspect;
+        let (mut one, mut other) = (job(spec()), job(spec()));
+        picture.maybe_claimed(&job(spec()), AttemptId::random(), &lease);
+        assert!(!marked(&picture), "it was never lost");
+        for suspect in [&mut one, &mut other] {
+            suspect.infra_retries = 2;
+            picture.maybe_claimed(suspect, AttemptId::random(), &lease);
+        }
+        for (job, left) in [(&one, true), (&other, false)] {
+            assert!(marked(&picture));
+            picture.let_go(job.id);
+            assert_eq!(marked(&picture), left);
+        }
+        assert!(picture.suspects.is_empty());
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Plan {
         for (ask, entry) in chosen {
             match rows.remove(&entry.job) {
                 Some(job) if matches!(job.state, JobState::Queued { .. }) && job.cancel.is_none() => {
-                    let candidate = Candidate::new(job.id, entry.score, job.spec.clone());
+                    let candidate = Candidate::of(&job, entry.score);
                     let ask = &self.asks[ask];
                     let heads = &mut reading.parties[ask.party].lanes[ask.lane];
                     heads.jobs.push_back(candidate);

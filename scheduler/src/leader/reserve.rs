@@ -89,7 +89,7 @@ impl Keeper {
             if !waits || served.contains(&(account, lane)) || self.reservations.len() >= RESERVATIONS_MAX {
                 continue;
             }
-            let candidate = Candidate::new(job.id, entry.score, job.spec.clone());
+            let candidate = Candidate::of(job, entry.score);
             if self.reservations.grant(
                 &entry,
                 &candidate,

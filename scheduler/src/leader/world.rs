@@ -53,6 +53,7 @@ impl World {
                 labels: Default::default(),
                 capacity,
                 used: Capacity::NOTHING,
+                suspect: false,
                 kept: None,
             }],
             ..Self::default()
@@ -60,10 +61,18 @@ impl World {
     }
 
     fn submit(&mut self, of: &AccountId, spec: &JobSpec) -> JobId {
+        self.submit_lost(of, spec, 0)
+    }
+
+    /// A job that was lost so often already.
+    fn submit_lost(&mut self, of: &AccountId, spec: &JobSpec, losses: u32) -> JobId {
         (self.now, self.made) = (self.now + 1, self.made + 1);
         let now = Timestamp::from_millis(self.now);
         let user = UserId::new("alice").unwrap();
-        let job = Job::submitted(JobId::from_u128(self.made), of.clone(), user, spec.clone(), now);
+        let job = Job {
+            infra_retries: losses,
+            ..Job::submitted(JobId::from_u128(self.made), of.clone(), user, spec.clone(), now)
+        };
         let mut entry = QueueEntry::of(&job).unwrap();
         let classes = self.queue.keys().filter(|lane| lane.account == *of).count();
         if !self.queue.contains_key(&entry.lane) && classes >= CLASSES_PER_ACCOUNT_MAX {
@@ -116,7 +125,9 @@ impl World {
     /// The oldest run ends.
     fn release(&mut self) {
         let (job, seat) = self.running.pop_front().unwrap();
-        let resources = self.jobs.remove(&job).unwrap().spec.resources;
+        let job = self.jobs.remove(&job).unwrap();
+        let resources = job.spec.resources;
+        self.seats[seat].suspect &= !job.is_suspect();
         let used = &mut self.seats[seat].used;
         used.slots -= 1;
         used.cpu_millis -= resources.cpu_millis;
@@ -441,6 +452,36 @@ fn a_hundred_thousand_jobs_that_no_worker_fits_cost_a_round_nothing() {
             assert!(rows <= 16 + 4 * 32 + 1, "{what}: {rows} rows");
         }
     }
+}
+
+#[test]
+fn suspects_run_one_by_one_on_a_worker_and_hold_up_nobody() {
+    let mut world = World::with_slots(16);
+    let of = account("one");
+    for _ in 0..3 {
+        world.submit_lost(&of, &spec(), 2);
+    }
+    let well = world.submit_many(&of, &spec(), 100);
+    world.settle();
+    let suspects = |world: &World| {
+        let running = world.running.iter();
+        running.filter(|(job, _)| world.jobs[job].is_suspect()).count()
+    };
+    assert_eq!((world.running.len(), suspects(&world)), (16, 1));
+    let mut started = 1;
+    while !world.running.is_empty() {
+        let was = suspects(&world);
+        world.release();
+        let left = suspects(&world);
+        world.settle();
+        assert!(suspects(&world) <= 1);
+        started += suspects(&world) - left;
+        assert!(
+            was == left || started == 3 || suspects(&world) == 1,
+            "the next goes at once"
+        );
+    }
+    assert_eq!((started, world.starts.len()), (3, 3 + well.len()));
 }
 
 fn labelled(number: u32) -> JobSpec {

@@ -9,6 +9,9 @@
 //! the next round goes on. Only an account of which nothing fitted that was read is left out instead: it may have nothing
 //! that fits, and must not hold up the others while that is found out.
 //!
+//! A worker has one suspect at the most: a job that was lost repeatedly may be what ends its workers, and would take the
+//! same others along each time.
+//!
 //! Among the workers that fit, the *least loaded* one is taken (least use of its scarcest resource after the
 //! placement; ties by name). Packing tightly would keep larger holes for larger jobs, but starting a container costs
 //! its host work that no reservation covers, and a lost worker takes along what was packed onto it. Large jobs get
@@ -22,7 +25,7 @@ use std::sync::Arc;
 
 use common::fit::Wanted;
 use common::ids::{AccountId, JobId, PoolName};
-use common::job::{JobSpec, Resources};
+use common::job::{Job, JobSpec, Resources};
 
 pub use self::reserve::Reservations;
 pub use self::seat::{Kept, Seat};
@@ -33,12 +36,18 @@ use crate::fair_share::{FairShare, Turn, Turns};
 pub struct Candidate {
     pub job: JobId,
     pub score: u64,
+    pub suspect: bool,
     spec: Arc<JobSpec>,
 }
 
 impl Candidate {
-    pub const fn new(job: JobId, score: u64, spec: Arc<JobSpec>) -> Self {
-        Self { job, score, spec }
+    pub fn of(job: &Job, score: u64) -> Self {
+        Self {
+            job: job.id,
+            score,
+            suspect: job.is_suspect(),
+            spec: job.spec.clone(),
+        }
     }
 
     pub fn resources(&self) -> Resources {
@@ -51,7 +60,10 @@ impl Candidate {
 
     /// What it asks of its worker.
     pub fn wanted(&self) -> Wanted<'_> {
-        Wanted::of(&self.spec)
+        Wanted {
+            suspect: self.suspect,
+            ..Wanted::of(&self.spec)
+        }
     }
 }
 
@@ -128,9 +140,8 @@ pub fn place(parties: &mut [Party], seats: &mut [Seat], share: &mut FairShare, l
                 }
             }
             Next::Job(lane, candidate) => {
-                let wanted = candidate.resources();
                 if let Some(seat) = choose(&candidate, seats) {
-                    seats[seat].take(candidate.job, &wanted);
+                    seats[seat].take(&candidate);
                     tried[turn.account].placed = true;
                     share.charge(&party.account, party.terms.weight);
                     party.terms.room = party.terms.room.map(|room| room.saturating_sub(1));

@@ -25,6 +25,7 @@ use super::{Candidate, Kept, Seat};
 pub struct Reservation {
     pub entry: QueueEntry,
     pub resources: Resources,
+    pub suspect: bool,
     /// When it was granted.
     pub since: Timestamp,
 }
@@ -74,6 +75,7 @@ impl Reservations {
             seat.kept = self.0.get(&seat.worker).map(|reservation| Kept {
                 job: reservation.entry.job,
                 resources: reservation.resources,
+                suspect: reservation.suspect,
             });
             seen += usize::from(seat.kept.is_some());
         }
@@ -112,16 +114,18 @@ impl Reservations {
         }
         let best = seats
             .iter_mut()
-            .filter(|seat| seat.kept.is_none() && seat.could_hold(job))
+            .filter(|seat| seat.kept.is_none() && seat.could_hold(job) && !(job.suspect && seat.suspect))
             .min_by(|a, b| (a.missing_for(&wanted), &a.worker).cmp(&(b.missing_for(&wanted), &b.worker)));
         let Some(seat) = best else { return false };
         seat.kept = Some(Kept {
             job: job.job,
             resources: wanted,
+            suspect: job.suspect,
         });
         let reservation = Reservation {
             entry: entry.clone(),
             resources: wanted,
+            suspect: job.suspect,
             since: now,
         };
         self.0.insert(seat.worker.clone(), reservation);

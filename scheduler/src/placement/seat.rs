@@ -18,6 +18,8 @@ pub struct Seat {
     pub labels: Arc<BTreeMap<String, String>>,
     pub capacity: Capacity,
     pub used: Capacity,
+    /// It has a suspect, and takes no other.
+    pub suspect: bool,
     /// What a reservation keeps from everybody but one job.
     pub kept: Option<Kept>,
 }
@@ -26,38 +28,44 @@ pub struct Seat {
 pub struct Kept {
     pub job: JobId,
     pub resources: Resources,
+    pub suspect: bool,
 }
 
 impl Seat {
     /// Whether `job` would run here now. What is kept for another is no room.
     pub fn fits(&self, job: &Candidate) -> bool {
-        fit::fits(job.wanted(), self.offer(self.used_for(job.job)))
+        let taken = self.taken_for(job.job);
+        fit::fits(job.wanted(), self.offer(taken))
     }
 
-    /// Whether there is room for a job of this size now. What is kept for another is no room.
-    pub fn holds(&self, job: JobId, wanted: &Resources) -> bool {
-        self.capacity.minus(&self.used_for(job)).could_hold(wanted)
+    /// Whether there is room for a job of this size now, and it may be a suspect where this one is. What is kept for
+    /// another is no room.
+    pub fn holds(&self, job: JobId, wanted: &Resources, suspect: bool) -> bool {
+        let taken = self.taken_for(job);
+        self.capacity.minus(&taken.used).could_hold(wanted) && !(suspect && taken.suspect)
     }
 
     /// What is used or kept, as `job` finds it.
-    fn used_for(&self, job: JobId) -> Capacity {
-        match &self.kept {
-            Some(kept) if kept.job != job => self.used.with(&kept.resources),
-            Some(_) | None => self.used,
+    fn taken_for(&self, job: JobId) -> Taken {
+        let kept = self.kept.filter(|kept| kept.job != job);
+        Taken {
+            used: kept.map_or(self.used, |kept| self.used.with(&kept.resources)),
+            suspect: self.suspect || kept.is_some_and(|kept| kept.suspect),
         }
     }
 
     /// Whether it could run `job` if it had nothing else to do.
     pub fn could_hold(&self, job: &Candidate) -> bool {
-        fit::fits(job.wanted(), self.offer(Capacity::NOTHING))
+        fit::fits(job.wanted(), self.offer(Taken::NOTHING))
     }
 
-    fn offer(&self, used: Capacity) -> Offer<'_> {
+    fn offer(&self, taken: Taken) -> Offer<'_> {
         Offer {
             pool: &self.pool,
             labels: &self.labels,
             capacity: self.capacity,
-            used,
+            used: taken.used,
+            suspect: taken.suspect,
         }
     }
 
@@ -74,9 +82,10 @@ impl Seat {
         }
     }
 
-    pub fn take(&mut self, job: JobId, wanted: &Resources) {
-        self.used = self.used.with(wanted);
-        if self.kept.is_some_and(|kept| kept.job == job) {
+    pub fn take(&mut self, job: &Candidate) {
+        self.used = self.used.with(&job.resources());
+        self.suspect |= job.suspect;
+        if self.kept.is_some_and(|kept| kept.job == job.job) {
             self.kept = None;
         }
     }
@@ -101,6 +110,20 @@ impl Seat {
             .max(part(wanted.disk_mib.saturating_sub(free.disk_mib), of.disk_mib))
             .max(part(1u32.saturating_sub(free.slots), of.slots))
     }
+}
+
+/// What others have of a worker.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    used: Capacity,
+    suspect: bool,
+}
+
+impl Taken {
+    const NOTHING: Self = Self {
+        used: Capacity::NOTHING,
+        suspect: false,
+    };
 }
 
 fn part(used: u32, of: u32) -> u64 {

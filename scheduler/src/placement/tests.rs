@@ -26,6 +26,7 @@ fn seat(name: &str, pool: &str, label: Option<&str>, slots: u32, memory_mib: u32
             slots,
         },
         used: Capacity::NOTHING,
+        suspect: false,
         kept: None,
     }
 }
@@ -42,7 +43,20 @@ fn candidate(number: u128, pool: &str, label: Option<&str>, memory_mib: u32) -> 
     spec.pool = PoolName::new(pool).unwrap();
     spec.resources.memory_mib = memory_mib;
     spec.worker_labels = labels(label);
-    Candidate::new(JobId::from_u128(number), number as u64, Arc::new(spec))
+    Candidate {
+        job: JobId::from_u128(number),
+        score: number as u64,
+        suspect: false,
+        spec: Arc::new(spec),
+    }
+}
+
+/// As [`candidate`], of the default pool, lost before.
+fn suspect(number: u128) -> Candidate {
+    Candidate {
+        suspect: true,
+        ..candidate(number, "default", None, 64)
+    }
 }
 
 fn plain(numbers: std::ops::Range<u128>) -> Heads {
@@ -169,9 +183,47 @@ fn the_least_loaded_worker_is_taken() {
         seat("a", "default", None, 4, 4_096),
         seat("b", "default", None, 4, 4_096),
     ];
-    seats[0].take(JobId::from_u128(9), &Resources::default());
+    seats[0].take(&candidate(9, "default", None, 64));
     let round = run(vec![party("a", vec![plain(1..2)])], &mut seats, 10);
     assert_eq!(round.placements[0].seat, 1);
+}
+
+#[test]
+fn a_worker_has_one_suspect_at_the_most_and_others_beside_it() {
+    let suspects = || party("lost", vec![heads((0..4).map(suspect).collect())]);
+    let mut seats = [
+        seat("a", "default", None, 4, 4_096),
+        seat("b", "default", None, 4, 4_096),
+    ];
+    let round = run(
+        vec![suspects(), party("well", vec![plain(10..14)])],
+        &mut seats,
+        10,
+    );
+    let mut placed = jobs(&round);
+    placed.sort_unstable();
+    assert_eq!(placed, [0, 1, 10, 11, 12, 13]);
+    assert_eq!(seats.each_ref().map(|seat| seat.suspect), [true, true]);
+    // also where none of this round was placed
+    let round = run(vec![suspects()], &mut seats, 10);
+    assert_eq!(jobs(&round), []);
+}
+
+#[test]
+fn what_is_kept_for_a_suspect_is_no_place_for_another() {
+    let mut seats = [seat("w", "default", None, 4, 4_096)];
+    let mut reservations = Reservations::default();
+    let (first, other) = (suspect(1), suspect(2));
+    assert!(reservations.grant(&entry(&first), &first, &mut seats, 4, AT));
+    assert!(seats[0].fits(&first) && !seats[0].fits(&other));
+    assert!(seats[0].fits(&candidate(3, "default", None, 64)), "room is left");
+    seats[0].kept = None;
+    seats[0].take(&other);
+    let mut reservations = Reservations::default();
+    assert!(
+        !reservations.grant(&entry(&first), &first, &mut seats, 4, AT),
+        "nothing is kept where it could not start"
+    );
 }
 
 #[test]
@@ -231,10 +283,7 @@ fn what_is_kept_for_a_job_goes_to_nobody_else_and_what_is_beyond_goes_to_all() {
     let mut seats = [seat("w", "default", None, 10, 1_000)];
     // 600 of 1,000 are in use, 800 are wanted: nothing goes to others until 800 are free.
     for number in 0..6 {
-        seats[0].take(
-            JobId::from_u128(number),
-            &candidate(number, "default", None, 100).resources(),
-        );
+        seats[0].take(&candidate(number, "default", None, 100));
     }
     let large = candidate(100, "default", None, 800);
     let mut reservations = Reservations::default();
@@ -280,7 +329,10 @@ fn what_is_kept_for_a_job_goes_to_nobody_else_and_what_is_beyond_goes_to_all() {
     }];
     let only_small = vec![party("small", vec![plain(10..20)])];
     assert_eq!(jobs(&run(only_small, &mut now, 10)), [10]);
-    assert!(now[0].holds(large.job, &large.resources()), "it was not delayed");
+    assert!(
+        now[0].holds(large.job, &large.resources(), false),
+        "it was not delayed"
+    );
 }
 
 #[test]
@@ -289,8 +341,7 @@ fn reservations_take_the_worker_with_least_to_wait_for_and_only_a_share_of_a_poo
         .map(|number| seat(&format!("w{number}"), "default", None, 10, 1_000))
         .collect();
     for (number, seat) in seats.iter_mut().enumerate() {
-        let used = candidate(0, "default", None, 900 - 100 * (number as u32 % 4)).resources();
-        seat.take(JobId::from_u128(0), &used);
+        seat.take(&candidate(0, "default", None, 900 - 100 * (number as u32 % 4)));
     }
     seats.push(seat("other", "other", None, 10, 1_000));
     seats.push(seat("small", "default", None, 10, 500));

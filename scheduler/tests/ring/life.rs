@@ -13,7 +13,7 @@ use common::service::Applied;
 use common::store::Stores;
 use std::sync::Arc;
 
-use crate::agent::held;
+use crate::agent::{Agent, held};
 use crate::ring::{Deaf, PATIENT, Ring};
 
 async fn lives(ring: &Ring) {
@@ -219,4 +219,50 @@ async fn a_worker_gets_no_more_than_its_slots_and_the_rest_as_they_become_free()
             "{done}"
         );
     }
+}
+
+/// It may itself be what fails its workers: beside another like it the two would share their fate to the end.
+#[tokio::test]
+async fn a_job_that_was_lost_repeatedly_waits_while_its_worker_has_another_such() {
+    let ring = Ring::start().await;
+    let mut agent = ring.agent("w").await;
+    let mut retried = spec();
+    retried.retry.backoff = Duration::from_millis(20);
+    let broken = AttemptReport::bare(Outcome::InfraError {
+        message: "the engine is gone".into(),
+    });
+    let fails_twice = async |agent: &mut Agent| {
+        let id = ring.submit(retried.clone()).await;
+        for number in 1..=2 {
+            let assignment = agent.hear_assignment().await;
+            assert_eq!((assignment.job, assignment.number), (id, number));
+            agent.finish(&assignment, &broken).await;
+            assert_eq!(
+                agent.hear_verdict(assignment.attempt).await,
+                ResultVerdict::Accepted
+            );
+        }
+        id
+    };
+    let first = fails_twice(&mut agent).await;
+    let held = agent.hear_assignment().await;
+    assert_eq!((held.job, held.number), (first, 3));
+    let second = fails_twice(&mut agent).await;
+    let waiting = ring.job_becomes(second, StateName::Queued).await;
+    assert!(waiting.is_suspect());
+    let well = ring.submit(spec()).await;
+    let beside = agent.hear_assignment().await;
+    assert_eq!(beside.job, well, "there is room, and it is held up by nobody");
+    assert_eq!(agent.exit(&beside, 0).await, ResultVerdict::Accepted);
+
+    let mut kept = Vec::new();
+    assert_eq!(
+        agent.exit_keeping(&held, &mut kept).await,
+        ResultVerdict::Accepted
+    );
+    let last = match kept.pop() {
+        Some(assignment) => assignment,
+        None => agent.hear_assignment().await,
+    };
+    assert_eq!((last.job, last.number), (second, 3));
 }
