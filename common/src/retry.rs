@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::attempt::{Outcome, OutcomeClass};
+use crate::attempt::OutcomeClass;
 use crate::ids::JobId;
 use crate::job::Job;
 
@@ -17,11 +17,6 @@ pub const INFRA_RETRIES_MAX: u32 = 3;
 pub const SUSPECT_FROM: u32 = 2;
 
 const _: () = assert!(SUSPECT_FROM < INFRA_RETRIES_MAX);
-
-/// Jobs that were lost with one worker come back apart: beside its own pause each waits for a part of so many first
-/// pauses, of twice as many after its second loss, and of four times as many after its third. What one job brings down
-/// with it would otherwise meet that job again on the next worker, and lose every try with it.
-const LOST_APART: u32 = 5;
 
 /// What the user wants tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,16 +80,8 @@ pub fn decide(job: &Job, class: OutcomeClass) -> Option<(Budget, Duration)> {
     let policy = &job.spec.retry;
     match class {
         OutcomeClass::Success | OutcomeClass::QueueTimeout | OutcomeClass::Cancelled => None,
-        OutcomeClass::Infrastructure => (job.infra_retries < INFRA_RETRIES_MAX).then(|| {
-            let pause = pause(job.id, policy, job.infra_retries);
-            match lost_its_worker(job) {
-                true => (
-                    Budget::Infrastructure,
-                    pause + apart(job.id, policy, job.infra_retries),
-                ),
-                false => (Budget::Infrastructure, pause),
-            }
-        }),
+        OutcomeClass::Infrastructure => (job.infra_retries < INFRA_RETRIES_MAX)
+            .then(|| (Budget::Infrastructure, pause(job.id, policy, job.infra_retries))),
         OutcomeClass::NonzeroExit
         | OutcomeClass::NotStarted
         | OutcomeClass::Signal
@@ -102,24 +89,6 @@ pub fn decide(job: &Job, class: OutcomeClass) -> Option<(Budget, Duration)> {
         | OutcomeClass::Timeout => (policy.on.contains(&class) && job.user_retries < policy.max_retries)
             .then(|| (Budget::User, pause(job.id, policy, job.user_retries))),
     }
-}
-
-/// Whether its last attempt went down with its worker. Other failures of the infrastructure are that attempt's alone.
-fn lost_its_worker(job: &Job) -> bool {
-    let end = job.last_attempt().and_then(|attempt| attempt.end.as_ref());
-    end.is_some_and(|end| end.outcome == Outcome::WorkerLost)
-}
-
-/// A part of [`LOST_APART`], another for each job and each loss, and the same in a replay.
-fn apart(job: JobId, policy: &RetryPolicy, losses: u32) -> Duration {
-    let mut mixed = (job.as_u128() as u64) ^ u64::from(losses + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    for (shift, factor) in [(30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB)] {
-        mixed = (mixed ^ (mixed >> shift)).wrapping_mul(factor);
-    }
-    let part = (mixed >> 54) as f64 / 1_024.0;
-    let pauses = LOST_APART << losses.min(INFRA_RETRIES_MAX);
-    let whole = policy.backoff.saturating_mul(pauses).min(policy.backoff_max);
-    whole.mul_f64(part)
 }
 
 /// Doubles for each retry, held at the maximum, less up to a quarter that depends on job and number alone: jobs that
@@ -139,10 +108,8 @@ fn pause(job: JobId, policy: &RetryPolicy, retries: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attempt::AttemptEnd;
     use crate::job::JobSpec;
     use crate::lifecycle::testing::{job, spec};
-    use crate::time::Timestamp;
     use proptest::prelude::*;
 
     fn failing(spec: JobSpec, user: u32, infra: u32) -> Job {
@@ -184,49 +151,6 @@ mod tests {
             ..spec()
         };
         assert!(decide(&failing(spec, 0, 0), OutcomeClass::NotStarted).is_none());
-    }
-
-    /// The next of two jobs' pauses after they were lost together, as often as they may be.
-    fn pauses(number: u128) -> Vec<Duration> {
-        let mut lost = failing(spec(), 0, 0);
-        lost.id = JobId::from_u128(number);
-        let pause = |losses| {
-            let job = failing(spec(), 0, losses);
-            let job = Job {
-                id: lost.id,
-                attempts: vec![crate::attempt::Attempt {
-                    id: crate::ids::AttemptId::random(),
-                    number: losses + 1,
-                    lease: crate::lifecycle::testing::lease("w"),
-                    assigned_at: Default::default(),
-                    started_at: None,
-                    end: Some(AttemptEnd::unreported(Timestamp::default(), Outcome::WorkerLost)),
-                }],
-                ..job
-            };
-            decide(&job, OutcomeClass::Infrastructure).unwrap().1
-        };
-        (0..INFRA_RETRIES_MAX).map(pause).collect()
-    }
-
-    #[test]
-    fn jobs_that_are_lost_together_hardly_ever_come_back_together_each_time() {
-        const JOBS: u128 = 1_000;
-        let near = |one: Duration, other: Duration| one.abs_diff(other) < Duration::from_secs(1);
-        let first = pauses(7);
-        let mut met = [0; 3];
-        for number in 100..100 + JOBS {
-            let other = pauses(number * 0x9E37_79B9_7F4A_7C15_F39C);
-            let meets = first.iter().zip(&other).map(|(one, other)| near(*one, *other));
-            let times = meets.filter(|meets| *meets).count();
-            met.iter_mut().take(times).for_each(|count| *count += 1);
-        }
-        assert!(
-            met[0] > 100 && met[2] < 50,
-            "{met:?} of {JOBS} meet once, twice, three times"
-        );
-        let most = pauses(7).into_iter().max().unwrap();
-        assert!(most < Duration::from_secs(25), "{most:?}");
     }
 
     proptest! {

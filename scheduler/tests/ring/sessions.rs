@@ -382,7 +382,7 @@ async fn a_silent_sessions_attempts_expire_and_run_elsewhere_and_its_late_result
     assert_eq!((expired.infra_retries, expired.user_retries), (1, 0));
     assert!(ring.stores.workers.sessions(&[session]).await.unwrap()[0].lost);
 
-    // lost jobs come back seconds apart, and this agent does not beat
+    // this agent does not beat, and would be lost if it came before there is work
     ring.job_becomes(id, StateName::Queued).await;
     let mut other = ring.agent("other").await;
     let second = other.hear_assignment().await;
