@@ -79,8 +79,10 @@ impl Mongo {
         format!("mongodb://{}/{database}", self.address)
     }
 
+    /// Of the process that was started; it may have ended since.
+    ///
     /// # Errors
-    /// It has ended.
+    /// It was waited for already.
     pub fn pid(&self) -> anyhow::Result<u32> {
         self.child.id().context("the database has ended")
     }

@@ -18,8 +18,10 @@ pub const RATIO_MAX: f64 = 1.25;
 
 const GIVEN_UP: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// The database is at rest that took no more than this share of a core for so long.
+/// The database is at rest that took no more than this share of a core at so many looks in a row: between two batches
+/// of what it works off it is quiet for a moment too.
 const REST_LOOK: Duration = Duration::from_secs(2);
+const REST_LOOKS: u32 = 3;
 const REST_SHARE_MAX: f64 = 0.1;
 /// Of each kind before those that count.
 const WARM_UP: usize = 20;
@@ -117,16 +119,18 @@ async fn measure(
 async fn rest(fleet: &Fleet) -> anyhow::Result<()> {
     let pid = fleet.mongo.pid()?;
     let watch = Stopwatch::start();
-    let mut before = process::cpu_seconds(pid);
-    loop {
+    let (mut before, mut quiet) = (process::cpu_seconds(pid), 0);
+    while quiet < REST_LOOKS {
         tokio::time::sleep(REST_LOOK).await;
         let now = process::cpu_seconds(pid);
-        if now - before <= REST_LOOK.as_secs_f64() * REST_SHARE_MAX {
-            return Ok(());
-        }
+        // one that has ended takes nothing, and is not at rest
+        anyhow::ensure!(now > 0.0, "the database has ended");
+        let rests = now - before <= REST_LOOK.as_secs_f64() * REST_SHARE_MAX;
+        quiet = if rests { quiet + 1 } else { 0 };
         anyhow::ensure!(watch.read() < GIVEN_UP, "the database does not come to rest");
         before = now;
     }
+    Ok(())
 }
 
 /// Each time by another worker: what the one before holds at its end takes its only slot until its session is lost.

@@ -115,18 +115,22 @@ async fn measure(
     #[expect(clippy::cast_precision_loss, reason = "a few thousand MiB")]
     let speed = |time: Duration| (args.mib * MIB) as f64 / 1e6 / time.as_secs_f64();
     let (mut speeds, mut shell_mb) = (Speeds::default(), 0.0f64);
-    for _ in 0..args.rounds {
-        let ours = run_ours(server, shape, &file).await?;
-        check(&file, shape).context("through JobWorker")?;
-        speeds.ours.push(speed(ours.time));
-        shell_mb = shell_mb.max(ours.shell_mb);
-        for ((driver, ..), speeds) in DRIVERS.into_iter().zip(&mut speeds.theirs) {
-            let out = File::create(&file)?.into();
-            let argv = ["/bin/sh", "-c", &shape.command];
-            let time = flags.logging_by(driver).run(&image(), &argv, out).await?;
-            check(&file, shape).with_context(|| format!("through docker with {driver}"))?;
-            speeds.push(speed(time));
-        }
+    // each way goes first in its turn: whoever follows another finds the machine as that one left it
+    let ways = DRIVERS.len() + 1;
+    for turn in (0..args.rounds as usize).flat_map(|round| (0..ways).map(move |place| (round + place) % ways))
+    {
+        let Some((driver, ..)) = DRIVERS.get(turn) else {
+            let ours = run_ours(server, shape, &file).await?;
+            check(&file, shape).context("through JobWorker")?;
+            speeds.ours.push(speed(ours.time));
+            shell_mb = shell_mb.max(ours.shell_mb);
+            continue;
+        };
+        let out = File::create(&file)?.into();
+        let argv = ["/bin/sh", "-c", &shape.command];
+        let time = flags.logging_by(driver).run(&image(), &argv, out).await?;
+        check(&file, shape).with_context(|| format!("through docker with {driver}"))?;
+        speeds.theirs[turn].push(speed(time));
     }
     std::fs::remove_file(&file)?;
     speeds.tell(shape.name, rows);

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Folders that hold nothing written by hand.
+/// What holds nothing written by hand. In a second worktree `.git` is a file that names the first.
 const SKIPPED: &[&str] = &[
     "target",
     ".git",
@@ -90,10 +90,11 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<TextFile>) -> io::Result<
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let (kind, name) = (entry.file_type()?, entry.file_name());
+        if SKIPPED.iter().any(|skipped| name == *skipped) {
+            continue;
+        }
         if kind.is_dir() {
-            if !SKIPPED.iter().any(|skipped| name == *skipped) {
-                collect(root, &entry.path(), files)?;
-            }
+            collect(root, &entry.path(), files)?;
         } else if kind.is_file() && entry.metadata()?.len() <= FILE_BYTES_MAX {
             // A file that is not UTF-8 is not a text: nothing here judges it.
             let Ok(text) = fs::read_to_string(entry.path()) else {
