@@ -75,6 +75,30 @@ async fn a_store_that_cannot_be_used_is_named() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_user_of_redis_that_may_not_do_enough_is_told_what_it_lacks() -> Result<()> {
+    let server = RedisServer::start().await;
+    let user = [
+        "ACL", "SETUSER", "u", "on", ">hidden", "~*", "&*", "+@all", "-evalsha",
+    ];
+    server.ask::<()>(&user).await?;
+    let redis = server.url().replace("redis://", "redis://u:hidden@");
+    let uri = "mongodb://127.0.0.1:1/jobworker";
+    let text = refusal(
+        "jobworker-scheduler",
+        &[
+            ("WORKER_TOKEN_SECRET", SECRET),
+            ("MONGODB_URI", uri),
+            ("REDIS_URL", &redis),
+        ],
+    )?;
+    for part in ["REDIS_URL", "`EVALSHA", "ACL SETUSER", "+evalsha"] {
+        ensure!(text.contains(part), "{part} is not in: {text}");
+    }
+    ensure!(!text.contains("hidden"), "the password is shown: {text}");
+    Ok(())
+}
+
 #[test]
 fn numbers_out_of_range_are_told_with_the_range() -> Result<()> {
     for (binary, secret, name) in [

@@ -21,6 +21,7 @@ pub mod list;
 pub mod logs;
 pub mod mongo_server;
 mod own_clock;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod restart;
 pub mod retry;
@@ -87,13 +88,23 @@ macro_rules! conformance_suite {
                 concurrent_floods_stay_apart;
             files: a_file_appears_whole_or_not_at_all, a_wrong_sum_keeps_nothing, ranges_of_files, files_are_listed_newest_first;
             identity: names_are_unique, a_password_and_the_right_to_come_in_are_changed_apart, sign_ins_are_touched_and_revoked, accounts_and_keys_are_kept;
+            restart: everything_acknowledged_survives_closing, everything_acknowledged_survives_a_kill;
+        }
+        $crate::coordination_suite!($factory);
+    };
+}
+
+/// The part of the suite that is about lock, queue, hints, limits and nonces: for further ways to the same server.
+#[macro_export]
+macro_rules! coordination_suite {
+    ($factory:ident) => {
+        $crate::conformance_laws! { $factory;
             coord: the_lock_has_one_holder_at_a_time, the_queue_is_in_order,
                 an_account_has_so_many_classes_and_past_them_its_jobs_wait_in_mixed_ones, a_lane_is_there_as_long_as_something_waits_in_it,
                 the_queue_starts_unbuilt_and_forgets, what_is_held_back_is_told_anew_each_time_and_forgotten_with_the_queue,
                 a_making_that_was_lost_or_overtaken_is_not_whole,
                 a_hint_reaches_whoever_listens, the_call_past_the_limit_is_refused, no_double_burst_at_the_edge,
                 a_nonce_is_used_once_by_one, a_nonce_from_before_the_store_is_refused, old_nonces_are_forgotten;
-            restart: everything_acknowledged_survives_closing, everything_acknowledged_survives_a_kill;
         }
     };
 }

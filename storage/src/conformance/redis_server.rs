@@ -1,5 +1,6 @@
 //! A real Redis server of a test's own: on a free port of this machine, with nothing on disk, gone with its holder.
 
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ const READY: Duration = Duration::from_secs(20);
 
 /// Another program may take the port between our look and the server's.
 const TRIES: usize = 5;
+
+/// Where nodes of a cluster talk to each other: Redis' own distance.
+const CLUSTER_BUS: u16 = 10_000;
 
 /// Between two looks at two clocks.
 const CLOCK_SLACK_S: i64 = 30;
@@ -45,7 +49,7 @@ impl RedisServer {
     async fn start_by(arguments: &[&str], own_clock: bool) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         for _ in 0..TRIES {
-            let port = free_port();
+            let port = free_port(&arguments);
             let folder = tempfile::tempdir().unwrap();
             let clock = own_clock.then(|| OwnClock::new(folder.path()));
             let mut server = Self {
@@ -159,9 +163,17 @@ impl Drop for RedisServer {
     }
 }
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+/// A node of a cluster also takes the port [`CLUSTER_BUS`] further.
+fn free_port(arguments: &[String]) -> u16 {
+    let clustered = arguments.iter().any(|argument| argument == "--cluster-enabled");
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let bus = port.checked_add(CLUSTER_BUS);
+        if !clustered || bus.is_some_and(|bus| TcpListener::bind(("127.0.0.1", bus)).is_ok()) {
+            return port;
+        }
+    }
 }
 
 fn spawn(port: u16, folder: &tempfile::TempDir, arguments: &[String], clock: Option<&OwnClock>) -> Child {

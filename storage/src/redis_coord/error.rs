@@ -1,7 +1,7 @@
 //! Why Redis cannot be used, in sentences for whoever runs the program; and how a failed call is told on.
 
 use common::store::StoreError;
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 
 /// What keeps the program from using Redis, at its start or after a reconnect.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,6 +27,30 @@ pub enum ConnectError {
         source: RedisError,
     },
     #[error(
+        "Redis at {address} does not allow its user `{tried}`: name another user in REDIS_URL, or allow this one what the \
+         programs need: ACL SETUSER <user> {rules}"
+    )]
+    Forbidden {
+        address: String,
+        /// The command, and the key or channel.
+        tried: String,
+        rules: String,
+        #[source]
+        source: RedisError,
+    },
+    #[error(
+        "Redis at {address} has not got our keys and names {owner}, and so on from node to node: look at the cluster of \
+         REDIS_URL (`redis-cli --cluster check {address}`)"
+    )]
+    Elsewhere { address: String, owner: String },
+    #[error("Redis at {address} answers `{tried}` with an error: mend it, or correct REDIS_URL")]
+    Unfit {
+        address: String,
+        tried: String,
+        #[source]
+        source: RedisError,
+    },
+    #[error(
         "Redis at {address} evicts keys (maxmemory-policy is {policy}), so it would lose waiting jobs and locks when it \
          is full: set maxmemory-policy to noeviction (redis.conf, `CONFIG SET`, or the service's parameter group) and \
          start again"
@@ -37,15 +61,35 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    pub(super) fn new(address: &str, source: RedisError) -> Self {
-        let address = address.to_owned();
-        match source.kind() {
-            ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => {
-                Self::Refused { address, source }
-            }
-            _ if matches!(source.code(), Some("NOAUTH" | "WRONGPASS")) => Self::Refused { address, source },
-            _ if source.is_timeout() => Self::TimedOut { address },
-            _ => Self::Unreachable { address, source },
+    /// What it means that `tried` ended so; `rules` are those that it takes.
+    pub(super) fn new(address: String, tried: &str, rules: &str, source: RedisError) -> Self {
+        let said = first_said(&source);
+        match said.as_ref().map(ServerError::code) {
+            Some("NOAUTH" | "WRONGPASS") => Self::Refused { address, source },
+            _ if source.kind() == ErrorKind::AuthenticationFailed => Self::Refused { address, source },
+            Some(_) if said.as_ref().is_some_and(is_forbidden) => Self::Forbidden {
+                address,
+                tried: tried.to_owned(),
+                rules: rules.to_owned(),
+                source,
+            },
+            Some("MOVED") => Self::Elsewhere {
+                address,
+                owner: owner(&source).unwrap_or_default(),
+            },
+            Some(_) => Self::Unfit {
+                address,
+                tried: tried.to_owned(),
+                source,
+            },
+            // The driver's own words for what the server said against a database.
+            None if matches!(source.kind(), ErrorKind::Server(_)) => Self::Unfit {
+                address,
+                tried: tried.to_owned(),
+                source,
+            },
+            None if source.is_timeout() => Self::TimedOut { address },
+            None => Self::Unreachable { address, source },
         }
     }
 }
@@ -61,15 +105,27 @@ impl From<ConnectError> for StoreError {
 #[error("Redis did not answer in time")]
 pub struct TooLate;
 
+/// What the server said, where it was the server that said no. Of a pipeline, the first command that failed.
+pub fn first_said(error: &RedisError) -> Option<ServerError> {
+    let said = error.clone().into_server_errors()?;
+    said.first().map(|(_, error)| error.clone())
+}
+
+/// Whether it is a right that is missing. EXEC has an error of its own around that.
+pub fn is_forbidden(said: &ServerError) -> bool {
+    let inside = |code| said.details().is_some_and(|details| details.contains(code));
+    said.code() == "NOPERM" || (said.code() == "EXECABORT" && inside("NOPERM"))
+}
+
+/// The node that has the key, as `host:port`, where another one was asked.
+pub fn owner(error: &RedisError) -> Option<String> {
+    let said = first_said(error).filter(|said| said.kind() == Some(ServerErrorKind::Moved))?;
+    said.details()?.split(' ').nth(1).map(str::to_owned)
+}
+
 /// What a failed call means to the store's users.
 pub fn told(error: RedisError) -> StoreError {
-    // Of a pipeline, the first command that failed.
-    let said = error.clone().into_server_errors();
-    let code = said
-        .as_ref()
-        .and_then(|said| said.first())
-        .map(|(_, error)| error.code());
-    match code {
+    match first_said(&error).as_ref().map(ServerError::code) {
         Some("OOM") => StoreError::Full(Box::new(error)),
         Some("WRONGTYPE") => corrupt(error),
         _ if matches!(error.kind(), ErrorKind::UnexpectedReturnType) => corrupt(error),
@@ -85,14 +141,26 @@ fn corrupt(error: RedisError) -> StoreError {
 }
 
 /// Whether another connection may help where this one failed: it is broken or hangs, or it leads to a server that is
-/// not (or no longer) the one that takes our writes.
+/// not (or no longer) the one that takes our writes; or whether a right is missing, which the look at a new connection
+/// tells by name. A slot on its way to another node is none of these: it is waited for.
 pub fn is_of_the_connection(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()
-        || matches!(
-            error.kind(),
-            ErrorKind::Server(
-                ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::Moved
-            )
-        )
+        || first_said(error)
+            .and_then(|said| said.kind())
+            .is_some_and(|kind| {
+                matches!(
+                    kind,
+                    ServerErrorKind::ReadOnly
+                        | ServerErrorKind::MasterDown
+                        | ServerErrorKind::Moved
+                        | ServerErrorKind::ClusterDown
+                        | ServerErrorKind::NoPerm
+                )
+            })
+}
+
+/// Whether this node is cut off from its cluster, where others may not be.
+pub fn is_of_the_node(error: &RedisError) -> bool {
+    first_said(error).is_some_and(|said| said.kind() == Some(ServerErrorKind::ClusterDown))
 }

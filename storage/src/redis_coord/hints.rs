@@ -2,7 +2,8 @@
 //!
 //! Sending never waits and never fails: what does not fit into the bounded channel is lost. Hints that wait together
 //! travel together. The listener has a connection and a heartbeat of its own; whenever it had to connect
-//! anew, whoever listens here is told that some were lost.
+//! anew, whoever listens here is told that some were lost. On a Redis Cluster any node hears of what is sent at any
+//! other; the listener goes where the commands go, so that no node which left the cluster is listened to.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use async_trait::async_trait;
 use common::store::{Hint, HintStream, Hints, Topic};
 use futures_util::StreamExt;
 use redis::aio::{PubSubSink, PubSubStream};
-use redis::{RedisError, RedisResult};
+use redis::{ConnectionAddr, RedisError, RedisResult};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
 
 use super::Shared;
+use super::error::ConnectError;
 use super::link::{HEARTBEAT, Link};
 
 /// Hints that wait to be sent; past it they are lost, and ticks find what they told of.
@@ -31,10 +33,19 @@ const BEHIND_MAX: usize = 4_096;
 /// Between two tries to listen again.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// How the listener fares.
+#[derive(Clone)]
+enum Listening {
+    NotYet,
+    /// It hears, or did: it never goes back.
+    Yes,
+    Forbidden(ConnectError),
+}
+
 pub struct SharedHints {
     out: mpsc::Sender<Hint>,
     heard: broadcast::Sender<Option<Hint>>,
-    listening: watch::Receiver<bool>,
+    listening: watch::Receiver<Listening>,
     _shared: Arc<Shared>,
 }
 
@@ -42,7 +53,7 @@ impl SharedHints {
     pub fn start(shared: &Arc<Shared>) -> Self {
         let (out, waiting) = mpsc::channel(WAITING_MAX);
         let heard = broadcast::Sender::new(BEHIND_MAX);
-        let (listens, listening) = watch::channel(false);
+        let (listens, listening) = watch::channel(Listening::NotYet);
         let (link, channel) = (&shared.link, &shared.keys.hints);
         shared.spawn(
             "redis-hints-out",
@@ -63,9 +74,19 @@ impl SharedHints {
     }
 
     /// Waits until hints arrive here; false when that takes too long.
-    pub async fn ready(&self, within: Duration) -> bool {
+    ///
+    /// # Errors
+    /// Listening is forbidden.
+    pub async fn ready(&self, within: Duration) -> Result<bool, ConnectError> {
         let mut listening = self.listening.clone();
-        matches!(timeout(within, listening.wait_for(|yes| *yes)).await, Ok(Ok(_)))
+        let told = listening.wait_for(|told| !matches!(told, Listening::NotYet));
+        match timeout(within, told).await {
+            Ok(Ok(told)) => match &*told {
+                Listening::Forbidden(error) => Err(error.clone()),
+                Listening::Yes | Listening::NotYet => Ok(true),
+            },
+            Ok(Err(_)) | Err(_) => Ok(false),
+        }
     }
 }
 
@@ -106,36 +127,52 @@ struct Listener {
 
 impl Listener {
     /// Listens for ever.
-    async fn run(self, listens: watch::Sender<bool>) {
+    async fn run(self, listens: watch::Sender<Listening>) {
         loop {
             match self.subscribe().await {
-                Ok((sink, stream)) => {
-                    if listens.send_replace(true) {
+                Ok((sink, stream, address)) => {
+                    if matches!(listens.send_replace(Listening::Yes), Listening::Yes) {
                         // Not for the first time: between the two there was nobody who heard.
                         let _ = self.heard.send(None);
                     }
-                    self.listen(sink, stream).await;
+                    self.listen(sink, stream, &address).await;
                     tracing::debug!("the connection that hints come over broke");
                 }
-                Err(error) => tracing::debug!(%error, "hints cannot be listened to"),
+                Err(error) => {
+                    tracing::debug!(%error, "hints cannot be listened to");
+                    let first = matches!(*listens.borrow(), Listening::NotYet);
+                    if first && matches!(error, ConnectError::Forbidden { .. }) {
+                        listens.send_replace(Listening::Forbidden(error));
+                    }
+                }
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    async fn subscribe(&self) -> RedisResult<(PubSubSink, PubSubStream)> {
-        let deadlines = self.link.deadlines;
-        let connecting = timeout(deadlines.connect, self.link.client().get_async_pubsub());
-        let (mut sink, stream) = connecting.await.map_err(late)??.split();
-        timeout(deadlines.answer, sink.subscribe(&self.channel))
-            .await
-            .map_err(late)??;
-        Ok((sink, stream))
+    async fn subscribe(&self) -> Result<(PubSubSink, PubSubStream, ConnectionAddr), ConnectError> {
+        let (client, address) = self.link.client().map_err(ConnectError::BadUrl)?;
+        let subscribed = async {
+            let deadlines = self.link.deadlines;
+            let connecting = timeout(deadlines.connect, client.get_async_pubsub());
+            let (mut sink, stream) = connecting.await.map_err(late)??.split();
+            timeout(deadlines.answer, sink.subscribe(&self.channel))
+                .await
+                .map_err(late)??;
+            RedisResult::Ok((sink, stream))
+        };
+        match subscribed.await {
+            Ok((sink, stream)) => Ok((sink, stream, address)),
+            Err(error) => {
+                let tried = format!("SUBSCRIBE {}", self.channel);
+                Err(self.link.unusable(&address, &tried, error))
+            }
+        }
     }
 
-    /// Until the connection breaks, or does not answer a ping.
-    async fn listen(&self, sink: PubSubSink, mut stream: PubSubStream) {
-        let mut dead = std::pin::pin!(until_dead(sink, self.link.deadlines.answer));
+    /// Until the connection breaks, does not answer a ping, or is not where the keys are.
+    async fn listen(&self, sink: PubSubSink, mut stream: PubSubStream, address: &ConnectionAddr) {
+        let mut dead = std::pin::pin!(self.until_dead(sink, address));
         loop {
             tokio::select! {
                 () = &mut dead => return,
@@ -143,6 +180,16 @@ impl Listener {
                     Some(message) => self.tell(message.get_payload_bytes()),
                     None => return,
                 },
+            }
+        }
+    }
+
+    async fn until_dead(&self, mut sink: PubSubSink, address: &ConnectionAddr) {
+        while !self.link.has_left(address) {
+            tokio::time::sleep(HEARTBEAT).await;
+            let answered = timeout(self.link.deadlines.answer, sink.ping::<redis::Value>());
+            if !matches!(answered.await, Ok(Ok(_))) {
+                return;
             }
         }
     }
@@ -157,15 +204,6 @@ impl Listener {
                 Some(hint) => drop(self.heard.send(Some(hint))),
                 None => tracing::debug!(line, "a hint of another release is not understood"),
             }
-        }
-    }
-}
-
-async fn until_dead(mut sink: PubSubSink, within: Duration) {
-    loop {
-        tokio::time::sleep(HEARTBEAT).await;
-        if !matches!(timeout(within, sink.ping::<redis::Value>()).await, Ok(Ok(_))) {
-            return;
         }
     }
 }

@@ -74,6 +74,16 @@ impl Keys {
     pub fn bucket(&self, bucket: &str) -> String {
         format!("{}rate:{bucket}", self.tag)
     }
+
+    /// A key that means nothing, of each type one.
+    pub fn probe(&self, r#type: &str) -> String {
+        format!("{}probe:{type}", self.tag)
+    }
+
+    /// The pattern that all keys and the channel fit.
+    pub fn all(&self) -> String {
+        format!("{}*", self.tag)
+    }
 }
 
 pub fn lane_name(lane: &Lane) -> String {

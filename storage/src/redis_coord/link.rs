@@ -6,7 +6,9 @@
 //! heartbeat goes on trying, so that a Redis that is away costs its users no time. Nothing is tried twice: what a
 //! failed call did is unknown.
 //!
-//! Every connection is looked at before its first use: a server that evicts, or a replica, is not used at all.
+//! Every connection is looked at before its first use: a server that evicts, a replica, or one that does not allow what
+//! the programs need, is not used at all. On a Redis Cluster it leads to the node that has the keys ([`super::route`]):
+//! the look finds it, and a node that gives the slot away in operation names the next.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,12 +18,15 @@ use common::store::StoreError;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisResult,
-    ServerErrorKind,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    Pipeline, RedisError, RedisResult, ServerErrorKind, Value,
 };
 use tokio::time::timeout;
 
-use super::error::{ConnectError, TooLate, is_of_the_connection, told};
+use super::error::{ConnectError, TooLate, is_of_the_connection, is_of_the_node, owner, told};
+use super::keys::Keys;
+use super::rights::Rights;
+use super::route::Route;
 use super::scripts;
 use super::server::Server;
 
@@ -33,6 +38,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Commands that wait to be written; a caller past it waits to be let in, within its deadline.
 const WAITING_MAX: usize = 1_024;
+
+/// From node to node of a cluster in one try to connect: the one that was asked first names the right one; the others
+/// are for a slot that moves meanwhile.
+const HOPS: usize = 3;
 
 /// The longest that anything waits for Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +66,8 @@ impl Deadlines {
 }
 
 pub struct Link {
-    client: Client,
-    address: String,
+    route: Route,
+    rights: Rights,
     config: AsyncConnectionConfig,
     pub deadlines: Deadlines,
     state: Mutex<State>,
@@ -79,6 +88,7 @@ enum State {
 #[derive(Clone)]
 struct Open {
     number: u64,
+    address: ConnectionAddr,
     connection: MultiplexedConnection,
     server: Arc<Server>,
 }
@@ -101,18 +111,18 @@ impl Request<'_> {
 impl Link {
     /// # Errors
     /// [`ConnectError::BadUrl`]. Nothing is connected yet.
-    pub fn new(url: &str, deadlines: Deadlines) -> Result<Self, ConnectError> {
+    pub fn new(url: &str, keys: &Keys, deadlines: Deadlines) -> Result<Self, ConnectError> {
         let info = url.into_connection_info().map_err(ConnectError::BadUrl)?;
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let address = info.addr().to_string();
-        let client = Client::open(info).map_err(ConnectError::BadUrl)?;
+        // Tells what no connection could be made to.
+        Client::open(info.clone()).map_err(ConnectError::BadUrl)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(deadlines.connect))
             .set_response_timeout(Some(deadlines.answer))
             .set_pipeline_buffer_size(WAITING_MAX);
         Ok(Self {
-            client,
-            address,
+            route: Route::new(info),
+            rights: Rights::new(keys),
             config,
             deadlines,
             state: Mutex::new(State::Closed),
@@ -121,8 +131,20 @@ impl Link {
         })
     }
 
-    pub const fn client(&self) -> &Client {
-        &self.client
+    /// A way to where the keys are, and its address.
+    pub fn client(&self) -> RedisResult<(Client, ConnectionAddr)> {
+        let address = self.route.address();
+        Ok((self.route.client(address.clone())?, address))
+    }
+
+    /// Whether commands go elsewhere by now.
+    pub fn has_left(&self, address: &ConnectionAddr) -> bool {
+        matches!(self.state(), State::Open(open) if open.address != *address)
+    }
+
+    /// Why `tried` keeps us from using the server at this address.
+    pub fn unusable(&self, address: &ConnectionAddr, tried: &str, error: RedisError) -> ConnectError {
+        ConnectError::new(address.to_string(), tried, &self.rights.rules, error)
     }
 
     /// Connects, if nothing is connected.
@@ -162,6 +184,7 @@ impl Link {
                 number,
                 mut connection,
                 server,
+                address,
             } = self.open().await?;
             used = Some(number);
             let mut answer = request.send(&mut connection).await;
@@ -177,8 +200,8 @@ impl Link {
             match answer {
                 Ok(answer) => Ok((answer, server)),
                 Err(error) => {
-                    if is_of_the_connection(&error) {
-                        self.discard(number);
+                    if is_of_the_connection(&error) && self.discard(number) {
+                        self.turn_from(&address, &error);
                     }
                     Err(told(error))
                 }
@@ -215,14 +238,14 @@ impl Link {
         let made = timeout(self.deadlines.connect, self.make()).await;
         let made = made.unwrap_or_else(|_| {
             Err(ConnectError::TimedOut {
-                address: self.address.clone(),
+                address: self.route.address().to_string(),
             })
         });
         let mut state = self.locked();
         match &made {
             Ok(open) => {
                 if matches!(*state, State::Down(_)) {
-                    tracing::info!(address = self.address, "Redis answers again");
+                    tracing::info!(address = %open.address, "Redis answers again");
                 }
                 *state = State::Open(open.clone());
             }
@@ -230,26 +253,65 @@ impl Link {
                 if !matches!(*state, State::Down(_)) {
                     tracing::warn!(%error, "Redis cannot be used");
                 }
+                self.route.failed();
                 *state = State::Down(error.clone());
             }
         }
         made
     }
 
+    /// Over to the node that has the keys, where another one is asked.
     async fn make(&self) -> Result<Open, ConnectError> {
-        let unusable = |error| ConnectError::new(&self.address, error);
-        let opening = self
-            .client
-            .get_multiplexed_async_connection_with_config(&self.config);
-        let mut connection = opening.await.map_err(unusable)?;
-        let server = Server::look(&mut connection).await.map_err(unusable)?;
-        server.check(&self.address)?;
-        load_scripts(&mut connection).await.map_err(unusable)?;
+        let mut hops = 0;
+        loop {
+            let address = self.route.address();
+            hops += 1;
+            match self.make_at(&address).await {
+                Err(ConnectError::Elsewhere { owner, .. })
+                    if hops <= HOPS && self.route.moved(&address, &owner) => {}
+                made => return made,
+            }
+        }
+    }
+
+    async fn make_at(&self, address: &ConnectionAddr) -> Result<Open, ConnectError> {
+        let unusable = |tried: &'static str| move |error| self.unusable(address, tried, error);
+        let client = self.route.client(address.clone());
+        let client = client.map_err(ConnectError::BadUrl)?;
+        let opening = client.get_multiplexed_async_connection_with_config(&self.config);
+        let mut connection = opening.await.map_err(unusable("SELECT"))?;
+        let hindrance = self.rights.look(&mut connection).await;
+        if let Some(hindrance) = hindrance.map_err(unusable("PING"))? {
+            return Err(self.unusable(address, &hindrance.tried, hindrance.said));
+        }
+        let server = Server::look(&mut connection).await.map_err(unusable("INFO"))?;
+        server.check(&address.to_string())?;
+        load_scripts(&mut connection)
+            .await
+            .map_err(unusable("SCRIPT LOAD"))?;
+        if server.is_clustered {
+            let mut slots = redis::cmd("CLUSTER");
+            match slots.arg("SLOTS").query_async::<Value>(&mut connection).await {
+                Ok(slots) => self.route.learn(address, &slots),
+                Err(error) => tracing::debug!(%error, "Redis does not tell its other nodes"),
+            }
+        }
         Ok(Open {
             number: self.made.fetch_add(1, Ordering::SeqCst),
+            address: address.clone(),
             connection,
             server: Arc::new(server),
         })
+    }
+
+    /// Where to go after an error that ended a connection.
+    fn turn_from(&self, address: &ConnectionAddr, error: &RedisError) {
+        if let Some(owner) = owner(error) {
+            tracing::info!(%address, owner, "the cluster has moved our keys");
+            self.route.moved(address, &owner);
+        } else if is_of_the_node(error) {
+            self.route.failed();
+        }
     }
 
     fn state(&self) -> State {
@@ -260,12 +322,14 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Never uses this connection again; a newer one stays.
-    fn discard(&self, number: u64) {
+    /// Never uses this connection again; a newer one stays. Whether it was in use still.
+    fn discard(&self, number: u64) -> bool {
         let mut state = self.locked();
-        if matches!(&*state, State::Open(open) if open.number == number) {
+        let used = matches!(&*state, State::Open(open) if open.number == number);
+        if used {
             *state = State::Closed;
         }
+        used
     }
 
     /// Tests the connection for ever, and connects again when it is down. A caller that gives up before its deadline

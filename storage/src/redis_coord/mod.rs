@@ -1,11 +1,12 @@
 //! Coordination over Redis: lock, queue, hints, limits, nonces, and sign-ins kept for a moment; shared by every replica.
 //!
 //! Everything here is disposable: it is made anew from the rows, or ends by itself. Invariants: all keys begin with one
-//! hash tag (a cluster keeps them on one node); whatever must not be seen half done is one script; every call is
+//! hash tag (a cluster keeps them on one node, and the link leads there: [`route`]); whatever must not be seen half done is one script; every call is
 //! answered within [`Deadlines`], whatever the network does. Failure: a call that was not answered is
 //! [`StoreError::Unavailable`], its fate unknown; the next one connects anew by itself ([`link`]).
 //!
-//! A server that evicts keys is refused ([`server`]): it would lose waiting jobs and used nonces without a trace.
+//! A server that evicts keys is refused ([`server`]): it would lose waiting jobs and used nonces without a trace. So is
+//! one that does not allow our user what the programs do ([`rights`]).
 
 mod error;
 mod hints;
@@ -16,6 +17,8 @@ mod lock;
 mod logins;
 mod nonces;
 mod queue;
+mod rights;
+mod route;
 mod scripts;
 mod server;
 
@@ -94,10 +97,11 @@ impl Coordination {
 /// Connects, looks at the server, and listens for hints.
 ///
 /// # Errors
-/// The address is none, nothing answers there, it refuses us, it evicts keys, or it is a replica.
+/// The address is none, nothing answers there, it refuses us or does not allow what we need, it evicts keys, or it is a
+/// replica.
 pub async fn connect(config: &Config, clock: &SharedClock) -> Result<Coordination, StoreError> {
     let keys = Keys::new(&config.prefix).ok_or_else(|| ConnectError::BadPrefix(config.prefix.clone()))?;
-    let link = Arc::new(Link::new(config.url.expose(), config.deadlines)?);
+    let link = Arc::new(Link::new(config.url.expose(), &keys, config.deadlines)?);
     link.connect().await?;
     let shared = Arc::new(Shared {
         link,
@@ -109,10 +113,10 @@ pub async fn connect(config: &Config, clock: &SharedClock) -> Result<Coordinatio
     let hints = SharedHints::start(&shared);
     let nonces = SharedNonces::new(Arc::clone(&shared));
     nonces.be_born(clock.now()).await?;
-    // From here on no hint is missed. Where listening is forbidden, ticks do everything.
+    // From here on no hint is missed.
     if !hints
         .ready(config.deadlines.connect + config.deadlines.answer)
-        .await
+        .await?
     {
         tracing::warn!("hints do not arrive from Redis yet: everything happens, but a tick later");
     }

@@ -11,13 +11,14 @@ macro_rules! scripts {
     ($($name:ident = $file:literal;)+) => {
         $(pub static $name: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!(concat!("lua/", $file))));)+
 
+        pub const CODE: &[&str] = &[$(include_str!(concat!("lua/", $file)),)+];
+
         /// Commands that make every script known to a server.
         pub fn load_all() -> Vec<Cmd> {
-            [$(include_str!(concat!("lua/", $file)),)+]
-                .into_iter()
+            CODE.iter()
                 .map(|code| {
                     let mut load = redis::cmd("SCRIPT");
-                    load.arg("LOAD").arg(code);
+                    load.arg("LOAD").arg(*code);
                     load
                 })
                 .collect()

@@ -12,18 +12,24 @@ const KEEPS: &str = "noeviction";
 pub struct Server {
     /// Random, another one after each start and on each replica: what was whole on one run need not be on the next.
     pub run: String,
+    pub is_clustered: bool,
     policy: Option<String>,
     is_replica: bool,
 }
 
 impl Server {
     /// # Errors
-    /// When the server does not answer. A managed one that forbids these questions is not an error.
+    /// When the server does not answer, or forbids us INFO: without the run nobody could tell a restored server from a
+    /// whole one. A managed one that forbids CONFIG, or does not know a question, is not an error.
     pub async fn look(connection: &mut MultiplexedConnection) -> RedisResult<Self> {
-        let mut told = String::new();
+        let mut ask = redis::pipe();
         for section in ["server", "memory", "replication"] {
-            let answer: RedisResult<String> = redis::cmd("INFO").arg(section).query_async(connection).await;
-            if let Some(lines) = permitted(answer)? {
+            ask.cmd("INFO").arg(section);
+        }
+        let answers: Vec<RedisResult<String>> = ask.ignore_errors().query_async(connection).await?;
+        let mut told = String::new();
+        for answer in answers {
+            if let Some(lines) = unless(answer, is_unknown)? {
                 told.push_str(&lines);
             }
         }
@@ -32,7 +38,8 @@ impl Server {
             let mut ask = redis::cmd("CONFIG");
             ask.arg("GET").arg("maxmemory-policy");
             let answer: RedisResult<Vec<String>> = ask.query_async(connection).await;
-            server.policy = permitted(answer)?.and_then(|pair| pair.into_iter().nth(1));
+            server.policy = unless(answer, |error| is_unknown(error) || is_forbidden(error))?
+                .and_then(|pair| pair.into_iter().nth(1));
         }
         Ok(server)
     }
@@ -45,6 +52,7 @@ impl Server {
         };
         Self {
             run: field("run_id").unwrap_or_default(),
+            is_clustered: field("redis_mode").is_some_and(|mode| mode == "cluster"),
             policy: field("maxmemory_policy"),
             is_replica: field("role").is_some_and(|role| role == "slave"),
         }
@@ -67,7 +75,7 @@ impl Server {
             None => {
                 tracing::warn!(
                     address,
-                    "Redis does not say whether it evicts keys (INFO and CONFIG are forbidden): see to it that \
+                    "Redis does not say whether it evicts keys (neither by INFO nor by CONFIG GET): see to it that \
                      maxmemory-policy is noeviction"
                 );
                 Ok(())
@@ -76,20 +84,21 @@ impl Server {
     }
 }
 
-/// None where the server knows the command but not for us, or not at all.
-fn permitted<T>(answer: RedisResult<T>) -> RedisResult<Option<T>> {
+/// None where the server answers with an error that is one of these.
+fn unless<T>(answer: RedisResult<T>, expected: impl Fn(&RedisError) -> bool) -> RedisResult<Option<T>> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
-        Err(error) if is_refusal(&error) => Ok(None),
+        Err(error) if expected(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn is_refusal(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError)
-    )
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
+}
+
+fn is_forbidden(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
 }
 
 #[cfg(test)]

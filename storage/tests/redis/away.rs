@@ -39,7 +39,7 @@ fn the_deadlines_of_the_programs_keep_below_three_seconds() {
 }
 
 /// One call of each part, each answered in time. All of them work, or the first fault.
-async fn use_all(program: &Coordination) -> Result<(), StoreError> {
+pub async fn use_all(program: &Coordination) -> Result<(), StoreError> {
     let at = now();
     let kept = Duration::from_secs(60);
     in_time("lock", program.lock.holds("leader", "t")).await?;
@@ -77,7 +77,7 @@ async fn nothing_answers(program: &Coordination) {
     assert!(limit.unwrap().allowed, "counted by this process alone");
 }
 
-async fn works_again(program: &Coordination) {
+pub async fn works_again(program: &Coordination) {
     let begun = SystemClock.mono();
     while let Err(error) = use_all(program).await {
         let waited = SystemClock.mono().since(begun);
@@ -88,7 +88,7 @@ async fn works_again(program: &Coordination) {
 }
 
 /// Whoever listened is told to look at everything, and then hears what is new.
-async fn hears_again(program: &Coordination, heard: &mut HintStream) {
+pub async fn hears_again(program: &Coordination, heard: &mut HintStream) {
     let told = async { while heard.next().await.is_some() {} };
     timeout(BACK_WITHIN, told)
         .await

@@ -22,7 +22,9 @@ pub struct EmbeddedAndRedis {
     rows: Embedded,
     config: Config,
     coordination: Coordination,
-    _server: Option<RedisServer>,
+    /// The server that has the keys, for whoever may do everything.
+    keys_at: String,
+    _servers: Vec<RedisServer>,
 }
 
 pub async fn fresh() -> EmbeddedAndRedis {
@@ -36,14 +38,18 @@ pub async fn fresh() -> EmbeddedAndRedis {
 }
 
 pub async fn on(url: String, server: Option<RedisServer>) -> EmbeddedAndRedis {
+    on_servers(patient(url.clone()), url, server.into_iter().collect()).await
+}
+
+pub async fn on_servers(config: Config, keys_at: String, servers: Vec<RedisServer>) -> EmbeddedAndRedis {
     let rows = embedded::fresh().await;
-    let config = patient(url);
     let clock: SharedClock = rows.clock();
     EmbeddedAndRedis {
         coordination: connect(&config, &clock).await.unwrap(),
         rows,
         config,
-        _server: server,
+        keys_at,
+        _servers: servers,
     }
 }
 
@@ -89,7 +95,7 @@ impl Backend for EmbeddedAndRedis {
     /// The server's keys get older as well.
     async fn turn(&self, by: Duration) {
         self.rows.turn(by).await;
-        let client = redis::Client::open(self.config.url.expose().as_str()).unwrap();
+        let client = redis::Client::open(self.keys_at.as_str()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let mut age = redis::cmd("EVAL");
         let keys = format!("{{{}}}*", self.config.prefix);

@@ -1,36 +1,109 @@
-//! On a Redis Cluster every script finds its keys on one node.
+//! On a Redis Cluster the link leads to the node that has the keys, whichever node REDIS_URL names, and follows them.
 
 use std::time::Duration;
 
-use common::time::{Clock, SystemClock};
-use storage::conformance::redis_server::RedisServer;
+use common::store::StoreError;
+use common::time::{Clock, SharedClock, SystemClock};
+use storage::conformance::redis_cluster::RedisCluster;
+use storage::redis_coord::{Config, Coordination, connect};
 
-use crate::backend::{EmbeddedAndRedis, on};
+use crate::away::{hears_again, use_all, works_again};
+use crate::backend::{EmbeddedAndRedis, PATIENT, on_servers, patient};
+use crate::loss::entry;
 
-storage::conformance_laws! { clustered;
-    coord: the_lock_has_one_holder_at_a_time, the_queue_is_in_order, a_lane_is_there_as_long_as_something_waits_in_it,
-        the_queue_starts_unbuilt_and_forgets, a_making_that_was_lost_or_overtaken_is_not_whole,
-        a_hint_reaches_whoever_listens, the_call_past_the_limit_is_refused, a_nonce_is_used_once_by_one;
+storage::coordination_suite!(clustered);
+
+/// A dead node is found out within seconds, its replica elected within a few more.
+const ELECTED_WITHIN: Duration = Duration::from_secs(60);
+
+const TTL: Duration = Duration::from_secs(600);
+
+/// Three nodes that take keys, and the address of one that has not got ours.
+async fn clustered() -> EmbeddedAndRedis {
+    let cluster = RedisCluster::start(3).await;
+    let mut config = patient(String::new());
+    let slot = cluster.slot(&format!("{{{}}}:", config.prefix)).await;
+    let owner = cluster.first_owner(slot);
+    config.url = common::secret::Secret::new(cluster.nodes[(owner + 1) % 3].url());
+    let keys_at = cluster.nodes[owner].url();
+    on_servers(config, keys_at, cluster.nodes).await
 }
 
-/// A cluster of one node, which owns every slot and still refuses commands over keys of several.
-async fn clustered() -> EmbeddedAndRedis {
-    let server = RedisServer::with(&["--cluster-enabled", "yes"]).await;
-    let own = ["CLUSTER", "ADDSLOTSRANGE", "0", "16383"];
-    server.ask::<()>(&own).await.unwrap();
-    let begun = SystemClock.mono();
-    loop {
-        let state = server.ask::<String>(&["CLUSTER", "INFO"]).await.unwrap();
-        if state.contains("cluster_state:ok") {
-            break;
+async fn over(url: String) -> Coordination {
+    let config = Config {
+        deadlines: PATIENT,
+        ..Config::new(url)
+    };
+    let clock: SharedClock = std::sync::Arc::new(SystemClock);
+    connect(&config, &clock).await.unwrap()
+}
+
+/// Every fault of such a moment is one that goes by itself.
+async fn use_meanwhile(program: &Coordination) {
+    if let Err(error) = use_all(program).await {
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_in_use_is_followed_with_all_that_it_holds() {
+    let cluster = RedisCluster::start(3).await;
+    let slot = cluster.slot("{jw}:").await;
+    let mut owner = cluster.first_owner(slot);
+    let program = over(cluster.nodes[(owner + 1) % 3].url()).await;
+    let mut heard = program.hints.subscribe();
+    assert!(program.lock.acquire("leader", "t", TTL).await.unwrap());
+    for _ in 0..3 {
+        use_all(&program).await.unwrap();
+        let build = program.queue.begin_build().await.unwrap();
+        assert!(program.queue.mark_built(&build).await.unwrap());
+
+        let next = (owner + 1) % 3;
+        cluster.begin_move(slot, owner, next).await;
+        // Half of it here, half of it there; and keys may be made meanwhile, on either side.
+        while cluster.carry(slot, owner, next, 1).await > 0 {
+            use_meanwhile(&program).await;
         }
+        cluster.end_move(slot, next).await;
+        owner = next;
+
+        works_again(&program).await;
+        hears_again(&program, &mut heard).await;
+        assert!(program.lock.renew("leader", "t", TTL).await.unwrap());
+        assert!(
+            !program.queue.is_built().await.unwrap(),
+            "another server's queue is made anew"
+        );
+        let lane = program.queue.heads(&entry(1).lane, 0, 9).await.unwrap();
+        assert_eq!(lane, [entry(1)]);
+        let keys: usize = cluster.nodes[owner]
+            .ask(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()])
+            .await
+            .unwrap();
+        assert!(keys > 0, "the keys are at the new owner");
+    }
+}
+
+#[tokio::test]
+async fn when_the_node_of_the_address_dies_its_replica_is_found() {
+    let mut cluster = RedisCluster::start(3).await;
+    let owner = cluster.first_owner(cluster.slot("{jw}:").await);
+    cluster.add_replica(owner).await;
+    // The replica may be named as well: it leads to the owner.
+    use_all(&over(cluster.nodes[3].url()).await).await.unwrap();
+    let program = over(cluster.nodes[owner].url()).await;
+    let mut heard = program.hints.subscribe();
+    use_all(&program).await.unwrap();
+    cluster.nodes[owner].kill();
+    let begun = SystemClock.mono();
+    while let Err(error) = use_all(&program).await {
         let waited = SystemClock.mono().since(begun);
         assert!(
-            waited < Duration::from_secs(30),
-            "the cluster is not ready: {state}"
+            waited < ELECTED_WITHIN,
+            "not found within {ELECTED_WITHIN:?}: {error:?}"
         );
         // tidy: poll
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    on(server.url(), Some(server)).await
+    hears_again(&program, &mut heard).await;
 }

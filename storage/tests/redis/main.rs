@@ -13,6 +13,7 @@ mod loss;
 mod order;
 mod proxy;
 mod refused;
+mod rights;
 mod several;
 
 use backend::fresh;
