@@ -5,6 +5,7 @@
 mod agent;
 mod files;
 mod frames;
+mod gated;
 mod handshake;
 mod hostile;
 mod leaders;
@@ -12,6 +13,7 @@ mod life;
 mod logs;
 mod over_redis;
 mod panics;
+mod reconcile;
 mod ring;
 mod sessions;
 mod shares;

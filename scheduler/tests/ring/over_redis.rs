@@ -5,21 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use common::attempt::{AttemptReport, Outcome};
 use common::config::LeaseTimes;
 use common::ids::{JobId, UserId};
 use common::job::{Job, Priority, StateName};
 use common::lifecycle::testing::{account, spec};
 use common::protocol::{ResultVerdict, ToWorker};
-use common::queue::{HeldBack, Lane, QueueEntry};
-use common::store::{Build, JobQuery, JobQueue, NewJob, StoreError};
+use common::queue::{Lane, QueueEntry};
+use common::store::{JobQuery, NewJob};
 use common::time::{SharedClock, SystemClock};
 use storage::conformance::redis_server::RedisServer;
 use storage::redis_coord::{Config, Coordination, connect};
-use tokio::sync::Semaphore;
 
 use crate::agent::Agent;
+use crate::gated::{Gated, OPEN};
 use crate::ring::{PATIENT, Ring, until};
 
 /// Agents here never beat, and a busy machine may need long.
@@ -183,77 +182,6 @@ async fn while_redis_is_away_results_and_submissions_are_accepted_and_then_work_
     assert_eq!(agent.hear_assignment().await.job, meanwhile);
 }
 
-/// A queue that lets pushes through one by one, as it is told.
-struct Gated {
-    queue: Arc<dyn JobQueue>,
-    permits: Semaphore,
-    asked: AtomicUsize,
-    given_up: AtomicUsize,
-}
-
-struct GivenUp<'a>(&'a AtomicUsize);
-
-impl Drop for GivenUp<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-#[async_trait]
-impl JobQueue for Gated {
-    async fn push(&self, entries: &[QueueEntry]) -> Result<(), StoreError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        let waits = GivenUp(&self.given_up);
-        self.permits.acquire().await.unwrap().forget();
-        std::mem::forget(waits);
-        self.queue.push(entries).await
-    }
-
-    async fn remove(&self, entries: &[QueueEntry]) -> Result<(), StoreError> {
-        self.queue.remove(entries).await
-    }
-
-    async fn heads(&self, lane: &Lane, skip: usize, limit: usize) -> Result<Vec<QueueEntry>, StoreError> {
-        self.queue.heads(lane, skip, limit).await
-    }
-
-    async fn lanes(&self) -> Result<Vec<(Lane, u64)>, StoreError> {
-        self.queue.lanes().await
-    }
-
-    async fn place(&self, entry: &QueueEntry) -> Result<Option<u64>, StoreError> {
-        self.queue.place(entry).await
-    }
-
-    async fn len(&self) -> Result<u64, StoreError> {
-        self.queue.len().await
-    }
-
-    async fn is_built(&self) -> Result<bool, StoreError> {
-        self.queue.is_built().await
-    }
-
-    async fn begin_build(&self) -> Result<Build, StoreError> {
-        self.queue.begin_build().await
-    }
-
-    async fn mark_built(&self, build: &Build) -> Result<bool, StoreError> {
-        self.queue.mark_built(build).await
-    }
-
-    async fn tell_reservations(&self, reservations: &[HeldBack]) -> Result<(), StoreError> {
-        self.queue.tell_reservations(reservations).await
-    }
-
-    async fn reservations(&self) -> Result<Vec<HeldBack>, StoreError> {
-        self.queue.reservations().await
-    }
-
-    async fn clear(&self) -> Result<(), StoreError> {
-        self.queue.clear().await
-    }
-}
-
 /// What a leader loses while it makes the queue anew.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Loss {
@@ -275,18 +203,11 @@ async fn a_term_that_is_over_within_a_rebuild_ends_it() {
 async fn a_rebuild_ends_with(loss: Loss) {
     let server = RedisServer::start().await;
     let mut parts = coordination(&server).await;
-    let gated = Arc::new(Gated {
-        queue: Arc::clone(&parts.queue),
-        permits: Semaphore::new(1_000),
-        asked: AtomicUsize::default(),
-        given_up: AtomicUsize::default(),
-    });
-    let queue: Arc<dyn JobQueue> = Arc::<Gated>::clone(&gated);
-    parts.queue = queue;
+    let gated = Gated::before(&mut parts.queue);
     let ring = ring_over(parts).await;
     let first = leads(&ring).await;
     submit(&ring, 3_500).await;
-    gated.permits.forget_permits(1_000);
+    gated.permits.forget_permits(OPEN);
     let asked = || gated.asked.load(Ordering::SeqCst);
     let before = asked();
 
@@ -318,7 +239,7 @@ async fn a_rebuild_ends_with(loss: Loss) {
     assert!(made < 3_500, "{made} of 3500");
 
     // The other goes, and whoever leads now makes all of it.
-    gated.permits.add_permits(1_000);
+    gated.permits.add_permits(OPEN);
     if loss == Loss::Lock {
         server.ask::<()>(&["DEL", key]).await.unwrap();
     }

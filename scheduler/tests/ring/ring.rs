@@ -77,8 +77,17 @@ impl Ring {
         change: impl FnOnce(Stores) -> Stores,
         configure: impl FnOnce(&mut Config),
     ) -> Self {
+        Self::by_clock(Arc::new(SystemClock), times, change, configure).await
+    }
+
+    /// Of which everything is told the time by this clock.
+    pub async fn by_clock(
+        clock: SharedClock,
+        times: LeaseTimes,
+        change: impl FnOnce(Stores) -> Stores,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let clock: SharedClock = Arc::new(SystemClock);
         let store = StoreConfig::Embedded {
             folder: folder.path().join("state"),
         };
