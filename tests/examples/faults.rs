@@ -2,7 +2,8 @@
 //!
 //! By its environment, as `make faults` gives it: `ROWS` the rows, separated by commas, or `all`; `MIX` the seconds of
 //! the mix; without both, all rows and ten minutes of the mix; `SEED` the seed of every row; `ROUNDS` the injections of
-//! each row and `CROWD` the length of F29's queue, where the row's own take too long; `WRITE=0` to write nothing.
+//! each row and `CROWD` the length of F29's queue, where the row's own take too long. What is smaller than the row is by
+//! itself, or a mix of less than ten minutes, is not written; `WRITE=1` writes it, `WRITE=0` nothing.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -59,6 +60,11 @@ fn sized(setting: Setting) -> Result<Setting> {
     })
 }
 
+/// Whether a row is played as large as it is by itself.
+const fn is_whole(setting: &Setting, own: &Setting) -> bool {
+    setting.injections >= own.injections && setting.crowd >= own.crowd
+}
+
 /// Whether every row held.
 async fn all() -> Result<bool> {
     let seed = given("SEED").map(|text| text.parse()).transpose();
@@ -67,15 +73,18 @@ async fn all() -> Result<bool> {
     let length: Option<u64> = length.context("MIX is a number of seconds")?;
     // nothing asked for is everything
     let length = length.or(given("ROWS").is_none().then_some(MIX_SECONDS));
-    let write = given("WRITE").is_none_or(|text| text != "0");
+    let write = given("WRITE");
     let mut held = true;
-    let mut end = |id: &str, played: Played| -> Result<()> {
+    let mut end = |id: &str, played: Played, whole: bool| -> Result<()> {
         match &played.result {
             Ok(()) => {
                 let how = played.shown.as_deref().map_or("held".to_owned(), |laws| {
                     format!("broke its laws, as it has to: {laws}")
                 });
                 println!("{id}: {how}, {:?}, in {:?}", played.counts, played.took);
+                if let Some(stayed) = &played.stayed {
+                    println!("    from its first quarter on {stayed}");
+                }
             }
             Err(error) => println!(
                 "{id}: BROKEN by seed {}, {:?}: {error:#}",
@@ -83,19 +92,24 @@ async fn all() -> Result<bool> {
             ),
         }
         held &= played.result.is_ok();
-        if write { report::write(id, &played) } else { Ok(()) }
+        if report::is_kept(write.as_deref(), whole) {
+            return report::write(id, &played);
+        }
+        println!("    docs/reliability.md stays as it is");
+        Ok(())
     };
     for id in rows(given("ROWS"), given("MIX").is_some())? {
         let known = ROWS.iter().find(|row| row.id == id);
         let row = known.with_context(|| format!("there is no row `{id}`: see docs/reliability.md"))?;
         match &row.plays {
-            Plays::Fault(setting) => {
-                let setting = &sized(*setting)?;
+            Plays::Fault(own) => {
+                let setting = &sized(*own)?;
                 let played = Box::pin(play::row(row, setting, seed.unwrap_or_else(rand::random))).await;
-                end(row.id, played.with_context(|| format!("{id} has no stage"))?)?;
+                let played = played.with_context(|| format!("{id} has no stage"))?;
+                end(row.id, played, is_whole(setting, own))?;
             }
-            Plays::Control(setting) => {
-                let setting = &sized(*setting)?;
+            Plays::Control(own) => {
+                let setting = &sized(*own)?;
                 let Some(programs) = given(UNFENCED) else {
                     println!(
                         "{id}: not run: {UNFENCED} names no programs without fences; scripts/faults builds them"
@@ -104,14 +118,15 @@ async fn all() -> Result<bool> {
                 };
                 let seed = seed.unwrap_or_else(rand::random);
                 let played = Box::pin(play::control(row, setting, programs.into(), seed)).await;
-                end(row.id, played.with_context(|| format!("{id} has no stage"))?)?;
+                let played = played.with_context(|| format!("{id} has no stage"))?;
+                end(row.id, played, is_whole(setting, own))?;
             }
         }
     }
     if let Some(length) = length {
         let seed = seed.unwrap_or_else(rand::random);
         let played = Box::pin(mix::play(Duration::from_secs(length), CONTAINERS, seed)).await?;
-        end("mix", played)?;
+        end("mix", played, length >= MIX_SECONDS)?;
     }
     Ok(held)
 }

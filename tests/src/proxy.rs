@@ -5,7 +5,7 @@
 //! were swallowed of never passes anything again, as after a cable was pulled for good.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ pub enum Weather {
     /// A connection stands still from the first piece to the server on that contains these bytes; that piece and all
     /// behind it pass later. Others are let through.
     HoldsAt(&'static [u8]),
+    /// From the first piece to the server on that contains these bytes nothing comes back on its connection; all of it
+    /// does later. So what was asked for happens, and nobody hears of it.
+    HoldsAnswersTo(&'static [u8]),
     /// What is sent is gone, and so is the connection, of which nobody is told.
     Swallows(Way),
     /// Each piece comes so much later.
@@ -62,7 +65,8 @@ pub struct Proxy {
     servers: Arc<Mutex<Vec<SocketAddr>>>,
     turn: Arc<AtomicUsize>,
     weather: watch::Sender<Weather>,
-    /// How often the bytes of [`Weather::HoldsAt`] stood in what it has held so far.
+    /// How often the bytes of [`Weather::HoldsAt`] stood in what it has held so far, or those of
+    /// [`Weather::HoldsAnswersTo`] in what it has let through.
     caught: Arc<AtomicUsize>,
 }
 
@@ -107,7 +111,8 @@ impl Proxy {
         self.weather.send_replace(weather);
     }
 
-    /// How often the bytes of [`Weather::HoldsAt`] stood in what it has held, all its times together.
+    /// How often the bytes of [`Weather::HoldsAt`] stood in what it has held, or those of [`Weather::HoldsAnswersTo`]
+    /// in what it has let through, all its times together.
     pub fn caught(&self) -> usize {
         self.caught.load(Ordering::SeqCst)
     }
@@ -136,11 +141,27 @@ impl Proxy {
             // the sender lives as long as we do
             let _ = weather.wait_for(|now| *now == Weather::Breaks).await;
         };
-        let to_server = pour(visitor_read, server_write, self, true);
-        let to_client = pour(server_read, visitor_write, self, false);
+        let asked = AtomicBool::new(false);
+        let to_server = pour(visitor_read, server_write, self, true, &asked);
+        let to_client = pour(server_read, visitor_write, self, false, &asked);
         tokio::select! {
             () = breaks => {}
             _ = async { tokio::join!(to_server, to_client) } => {}
+        }
+    }
+
+    /// Of a piece to the server, before it passes: so its answer is not on its way yet.
+    fn mark(&self, now: Weather, piece: &[u8], asked: &AtomicBool) {
+        match now {
+            Weather::HoldsAt(bytes) => {
+                self.caught.fetch_add(times(piece, bytes), Ordering::SeqCst);
+            }
+            Weather::HoldsAnswersTo(bytes) => {
+                let times = times(piece, bytes);
+                self.caught.fetch_add(times, Ordering::SeqCst);
+                asked.fetch_or(times > 0, Ordering::SeqCst);
+            }
+            _ => asked.store(false, Ordering::SeqCst),
         }
     }
 
@@ -160,14 +181,22 @@ impl Proxy {
     }
 }
 
-async fn pour(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, proxy: &Proxy, to_server: bool) {
+/// One direction of a connection. `asked`: the other one's question of [`Weather::HoldsAnswersTo`] has come by.
+async fn pour(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    proxy: &Proxy,
+    to_server: bool,
+    asked: &AtomicBool,
+) {
     let mut weather = proxy.weather.subscribe();
     let mut buffer = vec![0; BUFFER_LEN];
     let mut replay = Replay::default();
     let swallows = |now: &Weather| matches!(now, Weather::Swallows(way) if way.covers(to_server));
     let holds = |now: &Weather, piece: &[u8]| match now {
         Weather::Holds(way) => way.covers(to_server),
-        Weather::HoldsAt(bytes) => to_server && piece.windows(bytes.len()).any(|part| part == *bytes),
+        Weather::HoldsAt(bytes) => to_server && times(piece, bytes) > 0,
+        Weather::HoldsAnswersTo(_) => !to_server && asked.load(Ordering::SeqCst),
         _ => false,
     };
     let mut lost = swallows(&weather.borrow());
@@ -183,9 +212,8 @@ async fn pour(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, proxy: &Proxy, to
         let Ok(read @ 1..) = read else { break };
         let piece = &buffer[..read];
         let now = *weather.borrow();
-        if let (Weather::HoldsAt(bytes), true) = (now, to_server) {
-            let times = piece.windows(bytes.len()).filter(|part| part == &bytes).count();
-            proxy.caught.fetch_add(times, Ordering::SeqCst);
+        if to_server {
+            proxy.mark(now, piece, asked);
         }
         if weather.wait_for(|now| !holds(now, piece)).await.is_err() {
             return;
@@ -212,6 +240,11 @@ async fn pour(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, proxy: &Proxy, to
         // the other side is never told
         std::future::pending::<()>().await;
     }
+}
+
+/// How often the bytes stand in a piece.
+fn times(piece: &[u8], bytes: &[u8]) -> usize {
+    piece.windows(bytes.len()).filter(|part| *part == bytes).count()
 }
 
 #[cfg(test)]
@@ -264,6 +297,17 @@ mod tests {
         let mut heard = [0; 7];
         stream.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"a claim");
+
+        proxy.turns(Weather::HoldsAnswersTo(b"insert"));
+        assert!(says(&mut stream, b"a question").await && proxy.caught() == 1);
+        assert!(!says(&mut stream, b"an insert").await && proxy.caught() == 2);
+        let mut other = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(says(&mut other, b"six").await, "others are answered");
+        proxy.clears();
+        let mut heard = [0; 9];
+        stream.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"an insert");
+        assert!(says(&mut stream, b"seven").await);
 
         proxy.turns(Weather::Swallows(Way::Both));
         assert!(!says(&mut stream, b"three").await);

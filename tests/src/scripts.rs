@@ -95,6 +95,25 @@ impl PrivateEngine {
             .parse()
             .with_context(|| format!("dockerd.pid holds `{text}`"))
     }
+
+    /// The containerd that this engine has started for itself, and no other program.
+    ///
+    /// # Errors
+    /// When none runs: dockerd uses the machine's own where there is one.
+    pub fn containerd(&self) -> Result<i32> {
+        let file = self.folder.path().join("exec/containerd/containerd.pid");
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("{}: the engine runs no containerd of its own", file.display()))?;
+        let pid = text.trim();
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let ours = command.contains("containerd") && command.contains(&*self.folder.path().to_string_lossy());
+        if !ours {
+            bail!("{pid} is not this engine's containerd: {command:?}");
+        }
+        pid.parse()
+            .with_context(|| format!("containerd.pid holds `{pid}`"))
+    }
 }
 
 impl Drop for PrivateEngine {

@@ -1,4 +1,4 @@
-//! The engine below the agents goes away and comes back.
+//! The engine below the agents goes away and comes back, or what it has its containers from.
 
 use std::process::Command;
 
@@ -6,19 +6,21 @@ use anyhow::{Context as _, Result};
 
 use super::processes::busy_agent;
 use super::stage::Stage;
-use crate::scripts::run;
+use crate::scripts::{PrivateEngine, run};
 use crate::wait::{LONG, wait_for};
 
 pub async fn engine_restarted(stage: &mut Stage) -> Result<()> {
     busy_agent(stage).await?;
-    let how = if stage.round.is_multiple_of(2) {
-        "-TERM"
-    } else {
-        "-KILL"
-    };
+    match stage.round % 3 {
+        0 => ended_and_started(stage, "-TERM").await,
+        1 => ended_and_started(stage, "-KILL").await,
+        _ => containerd_killed(stage).await,
+    }
+}
+
+async fn ended_and_started(stage: &mut Stage, how: &str) -> Result<()> {
     stage.fault(&format!("the engine gets {how}"));
-    let engine = stage.engine.as_ref().context("this row has its own engine")?;
-    let pid = engine.pid()?.to_string();
+    let pid = engine(stage)?.pid()?.to_string();
     run(Command::new("kill").args([how, &pid]))?;
     // one that still ends takes the files of the next one along
     wait_for(
@@ -32,7 +34,30 @@ pub async fn engine_restarted(stage: &mut Stage) -> Result<()> {
     .await?;
     stage.lasts(0, 2_000).await;
     stage.fault("and is started again");
-    let engine = stage.engine.as_ref().context("this row has its own engine")?;
-    engine.tell("start")?;
+    engine(stage)?.tell("start")?;
     Ok(())
+}
+
+/// The engine goes on, sees it, and starts another.
+async fn containerd_killed(stage: &Stage) -> Result<()> {
+    let engine = engine(stage)?;
+    let old = engine.containerd()?;
+    stage.fault("the engine's containerd is killed");
+    run(Command::new("kill").args(["-KILL", &old.to_string()]))?;
+    wait_for(
+        LONG,
+        "the engine to have a containerd again",
+        async || match engine.containerd() {
+            Ok(new) if new != old => Ok(()),
+            Ok(_) => Err("it is the old one".to_owned()),
+            Err(error) => Err(format!("{error:#}")),
+        },
+    )
+    .await?;
+    stage.fault("and has another");
+    Ok(())
+}
+
+fn engine(stage: &Stage) -> Result<&PrivateEngine> {
+    stage.engine.as_ref().context("this row has its own engine")
 }

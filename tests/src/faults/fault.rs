@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::stage::Stage;
-use super::{auth, docker, mongo, network, processes, redis, special, spoilt};
+use super::{answers, auth, docker, mongo, network, processes, redis, special, spoilt};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -81,7 +81,7 @@ pub async fn inject(fault: Fault, stage: &mut Stage) -> Result<()> {
         Fault::AgentTwin => processes::agent_twin(stage).await,
         Fault::EngineRestarted => docker::engine_restarted(stage).await,
         Fault::ShortJobs => special::short_jobs(stage).await,
-        Fault::ApiKilled => processes::api_killed(stage).await,
+        Fault::ApiKilled => answers::api_killed(stage).await,
         Fault::CancelRaces => special::cancel_races(stage).await,
         Fault::ControlPlaneAway => processes::control_plane_away(stage).await,
         Fault::PoisonJob => special::poison_job(stage).await,

@@ -6,7 +6,9 @@
 //! decides, looks for jobs without an owner after each, and holds the whole history to its laws. [`mix`] draws its
 //! faults by lot. Whatever happens, what a run has started ends with it, by its own number.
 
+mod answers;
 mod auth;
+mod bounds;
 mod docker;
 pub mod fault;
 mod hands;

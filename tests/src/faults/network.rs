@@ -3,20 +3,37 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use common::time::{Clock, SystemClock};
 
+use super::bounds::{HEARD_AGAIN, RESULTS_ACCEPTED, STEPS_DOWN, in_time};
 use super::namespace::Namespace;
 use super::stage::Stage;
 use crate::proxy::{Proxy, Way, Weather};
+use crate::wait::{LONG, wait_for};
 
 /// The agent on a host of its own.
 const REMOTE: &str = "remote";
+/// The longest that the leader is cut off.
+const CUT_MOST: Duration = Duration::from_millis(3_500);
 
 pub async fn leader_without_redis(stage: &mut Stage) -> Result<()> {
     stage.lasts(100, 1_000).await;
     let leader = stage.leader().await?;
-    let way = stage.scheduler(leader)?.ways()?.redis.clone();
+    let program = stage.scheduler(leader)?;
+    let (way, term) = (program.ways()?.redis.clone(), program.last_term());
+    let cut_at = SystemClock.mono();
     cut(stage, &way, "the leader is cut off from Redis").await;
-    Ok(())
+    // its trust in the lock had run out before the way was clear again
+    let program = stage.scheduler(leader)?;
+    wait_for(LONG, "the leader that was cut off to step down", async || {
+        if program.leads() && program.last_term() == term {
+            Err("it leads".to_owned())
+        } else {
+            Ok(())
+        }
+    })
+    .await?;
+    in_time("it had stepped down", cut_at, STEPS_DOWN + CUT_MOST)
 }
 
 pub async fn leader_without_mongo(stage: &mut Stage) -> Result<()> {
@@ -24,7 +41,11 @@ pub async fn leader_without_mongo(stage: &mut Stage) -> Result<()> {
     let leader = stage.leader().await?;
     let way = stage.scheduler(leader)?.ways()?.mongo.clone();
     cut(stage, &way, "the leader is cut off from MongoDB").await;
-    Ok(())
+    stage.what_runs_ends(RESULTS_ACCEPTED).await
+}
+
+const fn millis(length: Duration) -> u64 {
+    length.as_millis() as u64
 }
 
 async fn cut(stage: &mut Stage, way: &Proxy, what: &str) {
@@ -35,7 +56,7 @@ async fn cut(stage: &mut Stage, way: &Proxy, what: &str) {
     };
     stage.fault(&format!("{what}: {weather:?}"));
     way.turns(weather);
-    stage.lasts(1_500, 3_500).await;
+    stage.lasts(1_500, millis(CUT_MOST)).await;
     stage.fault("the way is clear again");
     way.clears();
 }
@@ -68,7 +89,7 @@ pub async fn agent_one_way(stage: &mut Stage) -> Result<()> {
     stage.lasts(2_000, 9_000).await;
     stage.fault("it is clear again");
     link.clears();
-    Ok(())
+    stage.heard_again(&name, SystemClock.now(), HEARD_AGAIN).await
 }
 
 /// Without a word: a cable that is pulled, or connections that stay open for ever.
@@ -81,7 +102,7 @@ pub async fn agent_vanishes(stage: &mut Stage) -> Result<()> {
         stage.lasts(1_000, 8_000).await;
         stage.fault("new connections pass");
         link.clears();
-        return Ok(());
+        return stage.heard_again(&name, SystemClock.now(), HEARD_AGAIN).await;
     }
     if stage.namespace.is_none() {
         let namespace = Namespace::make()?;
@@ -93,7 +114,8 @@ pub async fn agent_vanishes(stage: &mut Stage) -> Result<()> {
     namespace(stage)?.pull()?;
     stage.lasts(1_000, 9_000).await;
     stage.fault("and plugged in");
-    namespace(stage)?.plug()
+    namespace(stage)?.plug()?;
+    stage.heard_again(REMOTE, SystemClock.now(), HEARD_AGAIN).await
 }
 
 fn namespace(stage: &Stage) -> Result<&Namespace> {

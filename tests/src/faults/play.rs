@@ -23,6 +23,8 @@ pub struct Played {
     pub result: Result<()>,
     /// Of a negative control that has shown what it is for: the laws that were broken.
     pub shown: Option<String>,
+    /// Of a mix: what was broken from its first quarter to its end, and what went through meanwhile.
+    pub stayed: Option<String>,
 }
 
 /// Plays a row by this seed. The counts are of what was seen, also where it did not go well.
@@ -48,6 +50,7 @@ pub async fn row(row: &Row, setting: &Setting, seed: u64) -> Result<Played> {
         seed,
         result,
         shown: None,
+        stayed: None,
     })
 }
 
@@ -77,6 +80,7 @@ pub async fn control(row: &Row, setting: &Setting, programs: PathBuf, seed: u64)
         seed,
         result,
         shown,
+        stayed: None,
     })
 }
 

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
+use common::api_types::JobView;
 use common::ids::JobId;
 use common::job::StateName;
+use common::time::{Clock, SystemClock};
 use rustix::process::Signal;
 
+use super::bounds::{ALL_CONNECTED, NEW_LEADER, STEPS_DOWN, TAKEN_FROM_IT, in_time};
 use super::rows::{LEASE, LOCK};
 use super::stage::Stage;
 use crate::agents::Agent;
@@ -31,13 +34,17 @@ pub async fn leader_killed(stage: &mut Stage) -> Result<()> {
     let leader = stage.leader().await?;
     stage.fault("the leader is killed");
     stage.scheduler(leader)?.kill()?;
-    let other = another_leads(stage, leader).await;
+    let killed = SystemClock.mono();
+    let other = match another_leads(stage, leader).await {
+        Ok(()) => stage.works_again(killed, NEW_LEADER).await,
+        none => none,
+    };
     stage.scheduler(leader)?.start()?;
     stage.scheduler(leader)?.listens().await?;
     other
 }
 
-async fn another_leads(stage: &mut Stage, old: usize) -> Result<()> {
+pub async fn another_leads(stage: &mut Stage, old: usize) -> Result<()> {
     let term = stage.scheduler(old)?.last_term();
     wait_for(LONG, "another leader", async || {
         let terms = stage
@@ -90,6 +97,7 @@ pub async fn leader_stopped(stage: &mut Stage) -> Result<()> {
     stage.lasts(300, 500).await;
     stage.fault("it goes on");
     stage.scheduler(leader)?.signal(Signal::CONT)?;
+    let goes_on = SystemClock.mono();
     let jobs = jobs?;
     held?;
     other?;
@@ -108,7 +116,8 @@ pub async fn leader_stopped(stage: &mut Stage) -> Result<()> {
             Err("it has not".to_owned())
         }
     })
-    .await
+    .await?;
+    in_time("the old leader had stepped down", goes_on, STEPS_DOWN)
 }
 
 /// By whoever leads now.
@@ -129,33 +138,40 @@ async fn all_claimed(stage: &Stage, jobs: &[JobId]) -> Result<()> {
     .await
 }
 
-pub async fn api_killed(stage: &mut Stage) -> Result<()> {
-    let number = usize::try_from(stage.chaos.number(stage.fleet.apis.len() as u64 - 1))?;
-    stage.lasts(20, 400).await;
-    stage.fault("an API is killed");
-    let api = stage.fleet.apis.get_mut(number).context("there are fewer")?;
-    api.kill()?;
-    stage.lasts(0, 300).await;
-    let api = stage.fleet.apis.get_mut(number).context("there are fewer")?;
-    api.start()?;
-    api.listens().await
-}
-
 /// Back at once, after a moment, or when everything of it was given to others.
 pub async fn agent_killed(stage: &mut Stage) -> Result<()> {
     let name = busy_agent(stage).await?;
     stage.fault(&format!("the agent {name} is killed"));
+    let held = held_by(stage, name).await;
     stage.agent(name)?.kill()?;
-    match stage.round % 3 {
-        0 => {}
-        1 => stage.lasts(200, 2_500).await,
+    let killed = SystemClock.mono();
+    let taken = match stage.round % 3 {
+        0 => Ok(()),
+        1 => {
+            stage.lasts(200, 2_500).await;
+            Ok(())
+        }
         _ => {
             let lease = u64::try_from(LEASE.as_millis())?;
             stage.lasts(lease, lease + 3_000).await;
+            stage.taken_from_it(&held, killed, TAKEN_FROM_IT).await
         }
-    }
+    };
     stage.fault("and comes back");
-    stage.agent(name)?.start_again()
+    stage.agent(name)?.start_again()?;
+    taken
+}
+
+/// The jobs that an agent runs, as their rows are now; those that cannot be read are left out.
+async fn held_by(stage: &mut Stage, name: &str) -> Vec<JobView> {
+    let journal = stage.agent(name).and_then(|agent| agent.journal());
+    let held = journal.map_or_else(|_| Vec::new(), |journal| journal.held.into_values().collect());
+    let mut rows = Vec::new();
+    for attempt in held.iter().filter(|held| held.started_at.is_some()) {
+        let row = stage.hands.client.job(attempt.assignment.job).await;
+        rows.extend(row.ok().filter(|job| job.state == StateName::Running));
+    }
+    rows
 }
 
 /// One that holds an attempt in a container, so that the fault hits something.
@@ -266,7 +282,7 @@ pub async fn everything_restarted(stage: &mut Stage) -> Result<()> {
     stage.fleet.mongo.start_again().await;
     let before = greeted(stage);
     come_back(stage).await?;
-    let wanted = stage.links.len();
+    let (wanted, back) = (stage.links.len(), SystemClock.mono());
     wait_for(LONG, "every agent to be connected again", async || {
         match greeted(stage) - before {
             again if again >= wanted => Ok(()),
@@ -274,6 +290,7 @@ pub async fn everything_restarted(stage: &mut Stage) -> Result<()> {
         }
     })
     .await?;
+    in_time("every agent was connected", back, ALL_CONNECTED)?;
     let schedulers = stage.fleet.schedulers.iter();
     let lost: usize = schedulers
         .map(|program| program.said("a worker's session is lost"))

@@ -3,9 +3,11 @@
 use anyhow::{Result, ensure};
 use common::job::StateName;
 use common::store::StoreError;
+use common::time::{Clock, SystemClock};
 use rustix::process::Signal;
 use storage::conformance::redis_server::RedisServer;
 
+use super::bounds::{AFTER_A_WIPE, AFTER_REDIS, in_time};
 use super::rows::LOCK;
 use super::stage::Stage;
 use crate::wait::{LONG, wait_for};
@@ -17,7 +19,7 @@ pub async fn restarted(stage: &mut Stage) -> Result<()> {
     stage.fault("Redis is killed and starts empty");
     stage.fleet.redis.kill();
     stage.fleet.redis.start_again().await;
-    Ok(())
+    stage.works_again(SystemClock.mono(), AFTER_REDIS).await
 }
 
 pub async fn wiped(stage: &mut Stage) -> Result<()> {
@@ -28,7 +30,10 @@ pub async fn wiped(stage: &mut Stage) -> Result<()> {
     stage.lasts(0, 300).await;
     stage.fault("and once more");
     stage.fleet.redis.flush_all().await;
-    Ok(())
+    let wiped = SystemClock.mono();
+    stage.works_again(wiped, AFTER_A_WIPE).await?;
+    stage.nobody_is_orphaned().await?;
+    in_time("every job that waits had its place", wiped, AFTER_A_WIPE)
 }
 
 pub async fn silent(stage: &mut Stage) -> Result<()> {

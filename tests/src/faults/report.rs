@@ -19,6 +19,15 @@ const HEAD: &str = "| row | fault | injections | jobs (in containers) | succeede
     | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | --- | --- |\n";
 const MIX: (&str, &str) = ("mix", "faults drawn by lot, one of which stays on to the end");
 
+/// Whether a run is written at all: as `asked` (`WRITE` of the environment), or when it was `whole`, as large as the row
+/// or the mix is by itself.
+pub fn is_kept(asked: Option<&str>, whole: bool) -> bool {
+    match asked {
+        Some(asked) => asked != "0",
+        None => whole,
+    }
+}
+
 /// Puts the line of this row in place of the one that stands there.
 ///
 /// # Errors
@@ -44,9 +53,10 @@ pub fn write(id: &str, played: &Played) -> Result<()> {
 fn line(id: &str, played: &Played) -> String {
     let counts = &played.counts;
     let result = match &played.result {
-        Ok(()) => match &played.shown {
-            None => "held".to_owned(),
-            Some(laws) => format!("broke its laws, as it has to: {}", cut(laws)),
+        Ok(()) => match (&played.shown, &played.stayed) {
+            (Some(laws), _) => format!("broke its laws, as it has to: {}", cut(laws)),
+            (None, Some(stayed)) => format!("held; from its first quarter on {}", cut(stayed)),
+            (None, None) => "held".to_owned(),
         },
         Err(error) => format!("**broken**: {}", first_line(error)),
     };
@@ -128,6 +138,12 @@ fn empty(id: &str, what: &str, result: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_smaller_than_the_row_is_written_only_where_somebody_asks_for_it() {
+        assert!(is_kept(None, true) && !is_kept(None, false));
+        assert!(is_kept(Some("1"), false) && !is_kept(Some("0"), true));
+    }
 
     #[test]
     fn a_row_is_replaced_and_the_others_stay() {

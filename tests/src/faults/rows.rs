@@ -40,6 +40,7 @@ pub struct Setting {
     pub containers: usize,
     /// Simulated agents.
     pub simulated: usize,
+    pub schedulers: usize,
     /// An engine of its own, which may be stopped.
     pub own_engine: bool,
     /// A Redis whose clock can be turned.
@@ -61,6 +62,7 @@ const fn of(fault: Fault) -> Setting {
         injections: INJECTIONS,
         containers: 0,
         simulated: 2,
+        schedulers: 2,
         own_engine: false,
         turns_clock: false,
         lossless: true,
@@ -240,11 +242,12 @@ pub const ROWS: &[Row] = &[
     ),
     fault(
         "F20",
-        "the engine is stopped or killed, and started again",
+        "the engine is stopped or killed, and started again; or its containerd is killed",
         of(Fault::EngineRestarted)
             .in_containers()
             .may_lose()
-            .on_its_own_engine(),
+            .on_its_own_engine()
+            .times(6),
     ),
     fault(
         "F21",
@@ -258,7 +261,7 @@ pub const ROWS: &[Row] = &[
     ),
     fault(
         "F24",
-        "an API is killed while it answers; the client asks again under the same key",
+        "an API is killed between a job's storing and its answer; the client asks again under the same key",
         of(Fault::ApiKilled).times(20),
     ),
     fault(
@@ -297,3 +300,5 @@ pub const ROWS: &[Row] = &[
 pub const LEASE: Duration = Duration::from_secs(6);
 /// And the leader's lock.
 pub const LOCK: Duration = Duration::from_secs(1);
+/// And how often it has the leader look for what was lost.
+pub const SWEEP: Duration = Duration::from_millis(500);

@@ -29,11 +29,8 @@ use crate::sim::{self, Simulated};
 use crate::wait::{LONG, wait_for};
 use crate::watcher::Watcher;
 
-/// Of each program; so one may always be away.
-const SIZE: Size = Size {
-    apis: 2,
-    schedulers: 2,
-};
+/// So one may always be away.
+const APIS: usize = 2;
 /// Of a real agent: eight containers at a time are what two cores bear.
 const SLOTS: u32 = 4;
 /// Of each simulated one.
@@ -68,6 +65,10 @@ pub struct Stage {
     pub race_ms: u64,
     /// Writes of leaders whose term was over that were seen refused.
     pub stale_writes: usize,
+    /// Jobs that were stored by an API which was killed before it told anybody.
+    pub unheard: usize,
+    /// The scheduler that stays broken to the end, so that no other fault mends it.
+    pub out: Option<usize>,
     /// The account whose jobs wait in a long queue, and how many they were.
     pub crowd: Option<(AccountId, usize)>,
     pub recorder: Recorder,
@@ -85,7 +86,7 @@ impl Stage {
             true => RedisServer::with_a_clock_of_its_own().await,
             false => RedisServer::start().await,
         };
-        Self::over(Fleet::start_apart(SIZE, redis).await?, setting, seed).await
+        Self::over(Fleet::start_apart(size(setting), redis).await?, setting, seed).await
     }
 
     /// As [`Stage::open`], with the programs of that folder.
@@ -93,7 +94,7 @@ impl Stage {
     /// # Errors
     /// As [`Stage::open`].
     pub async fn open_with(programs: PathBuf, setting: &Setting, seed: u64) -> Result<Self> {
-        Self::over(Fleet::start_others(SIZE, programs).await?, setting, seed).await
+        Self::over(Fleet::start_others(size(setting), programs).await?, setting, seed).await
     }
 
     async fn over(fleet: Fleet, setting: &Setting, seed: u64) -> Result<Self> {
@@ -121,6 +122,8 @@ impl Stage {
             round: 0,
             race_ms: u64::try_from(RUN.as_millis())?,
             stale_writes: 0,
+            unheard: 0,
+            out: None,
             crowd: None,
             recorder,
             mark,
@@ -232,7 +235,8 @@ impl Stage {
     pub async fn leader(&self) -> Result<usize> {
         wait_for(LONG, "a leader", async || {
             let running = self.fleet.schedulers.iter().enumerate();
-            let leading = running.filter(|(_, program)| program.runs() && program.leads());
+            let leading = running
+                .filter(|(number, program)| self.out != Some(*number) && program.runs() && program.leads());
             let last = leading.max_by_key(|(_, program)| program.last_term());
             last.map(|(number, _)| number)
                 .ok_or_else(|| "nobody leads".to_owned())
@@ -352,6 +356,13 @@ impl Stage {
         self.fleet.stop().await?;
         self.tasks.stop();
         Ok(())
+    }
+}
+
+const fn size(setting: &Setting) -> Size {
+    Size {
+        apis: APIS,
+        schedulers: setting.schedulers,
     }
 }
 

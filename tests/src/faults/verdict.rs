@@ -47,6 +47,7 @@ pub struct Counts {
     pub ends: BTreeMap<String, usize>,
     pub refused: usize,
     pub stale_writes: usize,
+    pub unheard: usize,
     pub resigned: usize,
     pub longest_answer: Duration,
     pub slowest_canary: Duration,
@@ -74,6 +75,7 @@ pub fn counts(stage: &Stage, injections: usize) -> Counts {
         lost: attempts.filter(|attempt| attempt.was_infrastructure()).count(),
         refused: history.refused().len(),
         stale_writes: stage.stale_writes,
+        unheard: stage.unheard,
         resigned: schedulers.map(|program| program.said("the term is over")).sum(),
         longest_answer: longest_answer(&history),
         slowest_canary: stage.hands.slowest_canary(),
@@ -114,6 +116,15 @@ pub fn check(stage: &Stage, setting: &Setting, counts: &Counts) -> Result<()> {
     }
     if setting.fault == Fault::CancelRaces {
         both_win(&history)?;
+    }
+    if setting.fault == Fault::ApiKilled {
+        // the API gives up after three seconds: on a machine that is busy one may have been told that
+        ensure!(
+            counts.unheard * 2 >= counts.injections,
+            "{} of {} kills came between a job's storing and its answer",
+            counts.unheard,
+            counts.injections
+        );
     }
     Ok(())
 }
