@@ -40,11 +40,11 @@ pub async fn redis_forgets(stage: &mut Stage) -> Result<()> {
     // of a worker that nobody is, so that no agent is turned away
     let nobody = stage.worker("nobody")?;
     let key = stage.fleet.worker_key(&nobody)?;
-    let gateways: Vec<SocketAddr> = stage
-        .fleet
-        .schedulers
-        .iter()
-        .map(|program| program.address)
+    // one that stays broken answers nobody
+    let schedulers = stage.fleet.schedulers.iter().enumerate();
+    let gateways: Vec<SocketAddr> = schedulers
+        .filter(|(number, _)| stage.out != Some(*number))
+        .map(|(_, program)| program.address)
         .collect();
     let first = *gateways.first().context("there is a scheduler")?;
     let mut refused = 0;
