@@ -176,17 +176,8 @@ impl Link {
     }
 
     /// A command that changes something, sent again where that can help.
-    pub(super) async fn write(&self, mut command: Document) -> Result<Written, Trouble> {
-        command.insert(
-            "writeConcern",
-            doc! { "w": "majority", "j": true, "wtimeout": millis(MAJORITY_MAX) },
-        );
-        let answer = self.run(&command).await?;
-        if let Ok(concern) = answer.get_document("writeConcernError") {
-            return Err(Trouble::NotDurable(
-                concern.get_str("errmsg").unwrap_or("no reason given").to_owned(),
-            ));
-        }
+    pub(super) async fn write(&self, command: Document) -> Result<Written, Trouble> {
+        let answer = self.durable(command, MAJORITY_MAX).await?;
         let mut written = Written {
             n: whole_number(&answer, "n").unwrap_or(0),
             errors: Vec::new(),
@@ -211,20 +202,26 @@ impl Link {
     }
 
     /// `findAndModify`: the document before the change, or after it where the command asks for `new`.
-    pub(super) async fn find_and_modify(&self, mut command: Document) -> Result<Option<Document>, Trouble> {
-        command.insert(
-            "writeConcern",
-            doc! { "w": "majority", "j": true, "wtimeout": millis(MAJORITY_MAX) },
-        );
-        let mut answer = self.run(&command).await?;
-        if let Ok(concern) = answer.get_document("writeConcernError") {
-            return Err(Trouble::NotDurable(
-                concern.get_str("errmsg").unwrap_or("no reason given").to_owned(),
-            ));
-        }
+    pub(super) async fn find_and_modify(&self, command: Document) -> Result<Option<Document>, Trouble> {
+        let mut answer = self.durable(command, MAJORITY_MAX).await?;
         match answer.remove("value") {
             Some(Bson::Document(found)) => Ok(Some(found)),
             _ => Ok(None),
+        }
+    }
+
+    /// What is answered once the journals of a majority have it; waiting for them is given up after `within`.
+    pub(super) async fn durable(&self, mut command: Document, within: Duration) -> Result<Document, Trouble> {
+        command.insert(
+            "writeConcern",
+            doc! { "w": "majority", "j": true, "wtimeout": millis(within) },
+        );
+        let answer = self.run(&command).await?;
+        match answer.get_document("writeConcernError") {
+            Ok(concern) => Err(Trouble::NotDurable(
+                concern.get_str("errmsg").unwrap_or("no reason given").to_owned(),
+            )),
+            Err(_) => Ok(answer),
         }
     }
 

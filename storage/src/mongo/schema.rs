@@ -13,7 +13,8 @@ use super::trouble::{Trouble, is_duplicate};
 pub(super) const JOBS: &str = "jobs";
 pub(super) const LOGS: &str = "jobLogs";
 pub(super) const WORKERS: &str = "workers";
-pub(super) const SESSIONS: &str = "sessions";
+/// Workers' sessions with their beats. (People's sign-ins are in `logins`.)
+pub(super) const HEARTBEATS: &str = "heartbeats";
 pub(super) const TERMS: &str = "terms";
 pub(super) const ACCOUNTS: &str = "accounts";
 pub(super) const USERS: &str = "users";
@@ -37,7 +38,7 @@ const JOBS_BY_SESSION: &str = "jobs_by_session";
 const JOBS_UNDELIVERED: &str = "jobs_undelivered";
 const LOGS_BY_SEQ: &str = "logs_by_seq";
 const LOGS_BY_START: &str = "logs_by_start";
-const SESSIONS_LIVE: &str = "sessions_live";
+const HEARTBEATS_LIVE: &str = "heartbeats_live";
 const FILES_BY_ID: &str = "files_by_id";
 const FILES_BY_ACCOUNT: &str = "files_by_account";
 const USERS_BY_NAME: &str = "users_by_name";
@@ -46,7 +47,7 @@ const LOGINS_BY_END: &str = "logins_by_end";
 const API_KEYS_BY_USER: &str = "api_keys_by_user";
 
 /// Raised with every change of what is below, or of what documents look like.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// In a fresh database indexes are made at once; in one that somebody has filled it may take a while.
 const INDEXES_WITHIN: Duration = Duration::from_secs(60);
 
@@ -61,10 +62,8 @@ pub(super) async fn prepare(link: &Link) -> Result<(), Trouble> {
     }
     // Also where the version fits: an index that somebody has dropped would turn a question into a scan.
     for (collection, indexes) in indexes() {
-        let command = doc! {
-            "createIndexes": collection, "indexes": indexes, "writeConcern": { "w": "majority" },
-        };
-        let made = tokio::time::timeout(INDEXES_WITHIN, link.run(&command));
+        let command = doc! { "createIndexes": collection, "indexes": indexes };
+        let made = tokio::time::timeout(INDEXES_WITHIN, link.durable(command, INDEXES_WITHIN));
         made.await.unwrap_or(Err(Trouble::Silent))?;
     }
     if found.is_none() {
@@ -103,7 +102,7 @@ async fn version(link: &Link) -> Result<Option<i64>, Trouble> {
 /// that was interrupted has made indexes, but no document.
 async fn check_nobody_elses(link: &Link) -> Result<(), Trouble> {
     for collection in [
-        JOBS, LOGS, WORKERS, SESSIONS, TERMS, ACCOUNTS, USERS, LOGINS, API_KEYS, FILES,
+        JOBS, LOGS, WORKERS, HEARTBEATS, TERMS, ACCOUNTS, USERS, LOGINS, API_KEYS, FILES,
     ] {
         let question = Question::new(collection, Document::new()).only(doc! { "_id": 1 });
         let somebodys = link.ask_one(question, |_| Ok(())).await?.is_some();
@@ -134,7 +133,7 @@ fn of_another_version(link: &Link, found: i64) -> Trouble {
     let next = if found > VERSION {
         "run the newer program that wrote it, or name another database in MONGODB_URI"
     } else {
-        "run the migration that the release notes of this version name, or name another database in MONGODB_URI"
+        "there is no migration between the two: run the program that wrote it, or name another database in MONGODB_URI"
     };
     Trouble::unreadable(format!(
         "the database `{name}` of MONGODB_URI is of schema version {found}, this program knows version {VERSION}: {next}"
@@ -195,9 +194,9 @@ fn indexes() -> Vec<(&'static str, Vec<Document>)> {
             ],
         ),
         (
-            SESSIONS,
+            HEARTBEATS,
             vec![partial(
-                index(SESSIONS_LIVE, doc! { "lost": 1, "_id": 1 }),
+                index(HEARTBEATS_LIVE, doc! { "lost": 1, "_id": 1 }),
                 doc! { "lost": false },
             )],
         ),

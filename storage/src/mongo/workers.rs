@@ -135,13 +135,13 @@ impl WorkerStore for Workers {
         let statement = doc! {
             "q": { "_id": id.to_string(), "beat": beat.cast_signed() }, "u": { "$set": { "lost": true } },
         };
-        let command = doc! { "update": schema::SESSIONS, "updates": [statement] };
+        let command = doc! { "update": schema::HEARTBEATS, "updates": [statement] };
         let written = in_time(self.link.write(command)).await?.whole()?;
         Ok(written.n == 1)
     }
 
     async fn live_sessions(&self) -> Result<Vec<Session>, StoreError> {
-        let question = Question::new(schema::SESSIONS, doc! { "lost": false });
+        let question = Question::new(schema::HEARTBEATS, doc! { "lost": false });
         Ok(self.link.ask(question, |row| session(row).map(Some)).await?)
     }
 
@@ -149,7 +149,7 @@ impl WorkerStore for Workers {
         let mut found = Vec::with_capacity(ids.len());
         for part in ids.chunks(IDS_MAX) {
             let ids: Vec<String> = part.iter().map(ToString::to_string).collect();
-            let question = Question::new(schema::SESSIONS, doc! { "_id": { "$in": ids } });
+            let question = Question::new(schema::HEARTBEATS, doc! { "_id": { "$in": ids } });
             found.extend(self.link.ask(question, |row| session(row).map(Some)).await?);
         }
         Ok(found)

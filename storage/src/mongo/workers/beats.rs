@@ -52,13 +52,13 @@ impl Renewer {
             }
         });
         let statements: Vec<Document> = statements.collect();
-        let command = doc! { "update": schema::SESSIONS, "updates": statements, "ordered": false };
+        let command = doc! { "update": schema::HEARTBEATS, "updates": statements, "ordered": false };
         let written = self.0.write(command).await?.whole()?;
         if usize::try_from(written.n) == Ok(group.len()) {
             return Ok(vec![BeatAnswer::Renewed; group.len()]);
         }
         let ids: Vec<String> = group.iter().map(|beat| beat.session.to_string()).collect();
-        let question = Question::new(schema::SESSIONS, doc! { "_id": { "$in": ids } });
+        let question = Question::new(schema::HEARTBEATS, doc! { "_id": { "$in": ids } });
         let rows = self.0.ask(question, |row| session(row).map(Some)).await?;
         let rows: HashMap<SessionId, Session> = rows.into_iter().map(|row| (row.id, row)).collect();
         Ok(group

@@ -50,7 +50,7 @@ impl Work for Opener {
 impl Opener {
     async fn open(&self, group: &[Begun]) -> Answers<Option<Session>> {
         let documents: Vec<Document> = group.iter().map(Begun::document).collect();
-        let command = doc! { "insert": schema::SESSIONS, "documents": documents, "ordered": false };
+        let command = doc! { "insert": schema::HEARTBEATS, "documents": documents, "ordered": false };
         let written = self.0.write(command).await?;
         let mut answers: Vec<Result<Option<Session>, Trouble>> =
             group.iter().map(|begun| Ok(Some(begun.session()))).collect();
@@ -195,7 +195,7 @@ impl Resumer {
             }
         });
         let statements: Vec<Document> = statements.collect();
-        let command = doc! { "update": schema::SESSIONS, "updates": statements, "ordered": false };
+        let command = doc! { "update": schema::HEARTBEATS, "updates": statements, "ordered": false };
         self.0.write(command).await?.whole().map(drop)
     }
 }
@@ -220,7 +220,7 @@ async fn rows(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let question = Question::new(schema::SESSIONS, doc! { "_id": { "$in": ids } });
+    let question = Question::new(schema::HEARTBEATS, doc! { "_id": { "$in": ids } });
     let decode = |row: &RawDocument| {
         let opener = row.get_i64("opener").ok();
         let session = session(row)?;
