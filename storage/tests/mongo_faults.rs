@@ -1,7 +1,9 @@
-//! The database is killed, stopped, or the wrong one: nothing acknowledged is lost, nothing hangs, and each refusal at
-//! the start says what to mend.
+//! The database is killed or stopped: nothing acknowledged is lost, nothing hangs, and all comes back by itself.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "support/mongo.rs"]
+mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,11 +16,11 @@ use common::lifecycle::{JobEvent, Rules, step_by, testing};
 use common::log::{LogChunk, Stream};
 use common::secret::Secret;
 use common::store::{Beat, Commit, Due, Held, Inserted, JobQuery, LogPosition, NewJob, StoreError};
-use common::time::{Clock, SharedClock, SystemClock};
+use common::time::{Clock, SystemClock};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use storage::conformance::mongo_server::{Database, Server};
-use storage::mongo::{self, Rows};
+use storage::mongo::Rows;
 use tokio::time::{Instant, timeout};
 
 /// Kills of the database in one test; more by this variable.
@@ -32,26 +34,10 @@ const LONG: Duration = Duration::from_secs(90);
 async fn open(uri: &Secret<String>) -> Rows {
     let until = Instant::now() + LONG;
     loop {
-        match mongo::connect(uri, Arc::new(SystemClock)).await {
+        match support::open(uri).await {
             Ok(rows) => return rows,
-            Err(error) => assert!(
-                Instant::now() < until,
-                "{error}: {:?}",
-                std::error::Error::source(&error)
-            ),
+            Err(told) => assert!(Instant::now() < until, "{told}"),
         }
-    }
-}
-
-async fn refused(uri: &Secret<String>) -> String {
-    let clock: SharedClock = Arc::new(SystemClock);
-    let error = mongo::connect(uri, clock)
-        .await
-        .err()
-        .expect("this database is refused");
-    match std::error::Error::source(&error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 
@@ -494,58 +480,4 @@ async fn a_job_changed_by_two_programs_has_one_winner_a_revision() {
     all.extend(others);
     all.sort_unstable();
     assert_eq!(all, (2..=CHANGES + 1).collect::<Vec<_>>());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_address_is_refused_with_a_sentence() {
-    for (uri, said) in [
-        ("not an address", "MONGODB_URI cannot be used"),
-        ("mongodb://127.0.0.1:1/x", "no MongoDB answers at MONGODB_URI"),
-    ] {
-        let told = refused(&Secret::new(uri.into())).await;
-        assert!(told.contains(said), "{uri}: {told}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_not_ours_is_refused_with_a_sentence() {
-    let database = Database::shared().await;
-    let client = mongodb::Client::with_uri_str(database.uri().expose())
-        .await
-        .unwrap();
-    let inside = client.default_database().unwrap();
-    let jobs = inside.collection::<mongodb::bson::Document>("jobs");
-    jobs.insert_one(mongodb::bson::doc! { "_id": 1 }).await.unwrap();
-    let told = refused(&database.uri()).await;
-    assert!(
-        told.contains("MONGODB_URI") && told.contains("another program"),
-        "{told}"
-    );
-    jobs.drop().await.unwrap();
-
-    open(&database.uri()).await.closing.close().await;
-    let schema = inside.collection::<mongodb::bson::Document>("schema");
-    let newer = mongodb::bson::doc! { "$set": { "version": 99_i64 } };
-    schema.update_one(mongodb::bson::doc! {}, newer).await.unwrap();
-    let told = refused(&database.uri()).await;
-    assert!(
-        told.contains("MONGODB_URI") && told.contains("99") && told.contains("newer program"),
-        "{told}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_alone_and_a_user_without_rights_are_refused_with_a_sentence() {
-    let alone = Server::with(&["--standalone"]).await;
-    let told = refused(&alone.uri("x")).await;
-    assert!(
-        told.contains("replica set") && told.contains("MONGODB_URI"),
-        "{told}"
-    );
-    let strict = Server::with(&["--auth"]).await;
-    let told = refused(&strict.uri("x")).await;
-    assert!(
-        told.contains("MONGODB_URI") && told.contains("readWrite"),
-        "{told}"
-    );
 }

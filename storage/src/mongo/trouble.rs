@@ -43,7 +43,13 @@ pub(super) enum Trouble {
     #[error("the database refused a write (code {code}): {message}")]
     Refused { code: i32, message: String },
     #[error(
-        "the database does not let this user in ({0}): name a user in MONGODB_URI who has the role `readWrite` on its database"
+        "the database does not let this program in ({0}): name a user and password in MONGODB_URI that it knows, and \
+         with `authSource=` the database that keeps them, where that is another"
+    )]
+    NotLetIn(String),
+    #[error(
+        "a right is missing in the database ({0}): grant the role `readWrite` on the database of MONGODB_URI to the user \
+         that MONGODB_URI names, or name one there who has it"
     )]
     NotAllowed(String),
     #[error("the database has no space left: {0}")]
@@ -76,7 +82,8 @@ impl Trouble {
     /// What an error inside one command's answer means.
     pub(super) fn of_code(code: i32, message: &str) -> Self {
         match code {
-            code::UNAUTHORIZED | code::AUTHENTICATION_FAILED => Self::NotAllowed(message.to_owned()),
+            code::UNAUTHORIZED => Self::NotAllowed(message.to_owned()),
+            code::AUTHENTICATION_FAILED => Self::NotLetIn(message.to_owned()),
             code::OUT_OF_DISK_SPACE | code::SPACE_QUOTA => Self::Full(message.to_owned()),
             _ => Self::Refused {
                 code,
@@ -96,6 +103,7 @@ impl Trouble {
             Self::Silent
             | Self::NotDurable(_)
             | Self::Refused { .. }
+            | Self::NotLetIn(_)
             | Self::NotAllowed(_)
             | Self::Full(_)
             | Self::Unreadable { .. }
@@ -131,7 +139,7 @@ impl From<DriverError> for Trouble {
                 Self::Refused { code, .. } if !is_duplicate(code) => Self::Driver(Box::new(error)),
                 other => other,
             },
-            ErrorKind::Authentication { message, .. } => Self::NotAllowed(message.clone()),
+            ErrorKind::Authentication { message, .. } => Self::NotLetIn(message.clone()),
             _ => match cause(&error) {
                 Some(told) => told,
                 None => Self::Driver(Box::new(error)),
@@ -147,7 +155,7 @@ fn cause(error: &DriverError) -> Option<Trouble> {
         let inner_error = inner.downcast_ref::<DriverError>();
         if let Some(ErrorKind::Authentication { message, .. }) = inner_error.map(|error| error.kind.as_ref())
         {
-            return Some(Trouble::NotAllowed(message.clone()));
+            return Some(Trouble::NotLetIn(message.clone()));
         }
         source = inner.source();
     }
@@ -176,6 +184,7 @@ impl From<Trouble> for StoreError {
             | Trouble::Driver(_)
             | Trouble::NotDurable(_)
             | Trouble::Refused { .. }
+            | Trouble::NotLetIn(_)
             | Trouble::NotAllowed(_)
             | Trouble::Forgotten
             | Trouble::Contended
@@ -231,12 +240,14 @@ mod tests {
 
     #[test]
     fn a_refused_user_is_told_which_setting_names_him() {
-        for refused in [code::UNAUTHORIZED, code::AUTHENTICATION_FAILED] {
-            let told = Trouble::of_code(refused, "not authorized on jobs").to_string();
-            assert!(
-                told.contains("MONGODB_URI") && told.contains("readWrite"),
-                "{told}"
-            );
+        for (code, mend) in [
+            (code::UNAUTHORIZED, "readWrite"),
+            (code::AUTHENTICATION_FAILED, "authSource"),
+        ] {
+            let told = Trouble::of_code(code, "the server's own words").to_string();
+            for part in ["MONGODB_URI", "the server's own words", mend] {
+                assert!(told.contains(part), "{told}");
+            }
         }
     }
 }
