@@ -40,6 +40,8 @@ pub struct Settings {
     pub arguments: Vec<String>,
     /// Addresses of MongoDB and Redis, where it is not to keep everything in its folder.
     pub servers: Option<(String, String)>,
+    /// Further variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Settings {
@@ -53,6 +55,7 @@ impl Default for Settings {
             real_times: false,
             arguments: Vec::new(),
             servers: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -171,6 +174,7 @@ impl Cluster {
         if let Some((mongodb, redis)) = &settings.servers {
             command.env("MONGODB_URI", mongodb).env("REDIS_URL", redis);
         }
+        command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info");
         }

@@ -1,6 +1,7 @@
 //! The end-to-end package: what its tests share.
 
 pub mod agents;
+pub mod certificates;
 pub mod chaos;
 pub mod cli;
 pub mod client;

@@ -1,5 +1,9 @@
 //! Why Redis cannot be used, in sentences for whoever runs the program; and how a failed call is told on.
 
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
 use common::store::StoreError;
 use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 
@@ -7,7 +11,7 @@ use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
     #[error(
-        "the address of Redis is not one: expected redis://[user:password@]host[:port][/database] (REDIS_URL)"
+        "the address of Redis is not one: expected redis://[user:password@]host[:port][/database], or rediss:// with TLS (REDIS_URL)"
     )]
     BadUrl(#[source] RedisError),
     #[error("`{0}` cannot be the prefix of keys: expected 1 to 64 letters, digits or . _ - :")]
@@ -20,6 +24,14 @@ pub enum ConnectError {
     },
     #[error("Redis at {address} did not answer in time")]
     TimedOut { address: String },
+    #[error(
+        "Redis at {address} does not speak TLS, or shows a certificate that nobody here vouches for: correct REDIS_URL, or          name the file with its authority's certificate in SSL_CERT_FILE"
+    )]
+    Untrusted {
+        address: String,
+        #[source]
+        source: RedisError,
+    },
     #[error("Redis at {address} refused this user: correct name and password in REDIS_URL")]
     Refused {
         address: String,
@@ -89,6 +101,10 @@ impl ConnectError {
                 source,
             },
             None if source.is_timeout() => Self::TimedOut { address },
+            // How the TLS below tells what it does not like of the other side.
+            None if io_kind(&source) == Some(io::ErrorKind::InvalidData) => {
+                Self::Untrusted { address, source }
+            }
             None => Self::Unreachable { address, source },
         }
     }
@@ -109,6 +125,12 @@ pub struct TooLate;
 pub fn first_said(error: &RedisError) -> Option<ServerError> {
     let said = error.clone().into_server_errors()?;
     said.first().map(|(_, error)| error.clone())
+}
+
+/// The driver keeps what is below it in an `Arc`, which its own questions look through and `source` does not.
+fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
+    let below = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    below.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
 /// Whether it is a right that is missing. EXEC has an error of its own around that.

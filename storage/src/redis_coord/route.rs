@@ -106,12 +106,26 @@ fn node(from: &ConnectionAddr, named: &str) -> Option<ConnectionAddr> {
 
 fn at(from: &ConnectionAddr, host: &str, port: u16) -> Option<ConnectionAddr> {
     // A node that does not know its own name says nothing, or a question mark.
-    let host = match (host, from) {
-        ("" | "?", ConnectionAddr::Tcp(same, _)) => same,
-        ("" | "?", _) => return None,
-        (host, _) => host,
+    let named = |same: &str| match host {
+        "" | "?" => same.to_owned(),
+        host => host.to_owned(),
     };
-    Some(ConnectionAddr::Tcp(host.to_owned(), port))
+    match from {
+        ConnectionAddr::Tcp(same, _) => Some(ConnectionAddr::Tcp(named(same), port)),
+        // encrypted like the one that was asked
+        ConnectionAddr::TcpTls {
+            host: same,
+            insecure,
+            tls_params,
+            ..
+        } => Some(ConnectionAddr::TcpTls {
+            host: named(same),
+            port,
+            insecure: *insecure,
+            tls_params: tls_params.clone(),
+        }),
+        _ => None,
+    }
 }
 
 /// Each range of slots is its two ends and then its nodes, each a host, a port and more.
@@ -159,6 +173,15 @@ mod tests {
         }
         for none in ["", "host", "host:", "host:99999"] {
             assert!(!route.moved(&seed, none), "{none}");
+        }
+    }
+
+    #[test]
+    fn the_nodes_of_an_encrypted_cluster_are_spoken_to_encrypted() {
+        let route = Route::new("rediss://seed:1".into_connection_info().unwrap());
+        for (named, node) in [("b:2", "rediss://b:2"), (":3", "rediss://seed:3")] {
+            assert!(route.moved(&route.address(), "seed:1") && route.moved(&route.address(), named));
+            assert_eq!(route.address(), *node.into_connection_info().unwrap().addr());
         }
     }
 
