@@ -35,6 +35,10 @@ const OVER_QUEUE: usize = 64;
 /// After the end of a drain's time: for stop signals, graces and reports.
 const DRAIN_LAST: Duration = Duration::from_secs(30);
 
+/// For the answer to the heartbeat that says goodbye. Without it the worker is given work for as long as its silence
+/// goes unnoticed, and what it was given waits until it is back, or for the whole lease.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(1);
+
 /// Everything that happens to the session.
 #[derive(Debug)]
 enum Event {
@@ -78,6 +82,8 @@ pub struct Session {
     orphans: Interval,
     draining: bool,
     stop_asked: bool,
+    /// The heartbeat that says goodbye: once it is acknowledged, nothing more is to be said.
+    last_word: Option<u64>,
     drain_until: Option<Instant>,
     exit_by: Option<Instant>,
 }
@@ -128,6 +134,7 @@ impl Session {
             orphans,
             draining: false,
             stop_asked: false,
+            last_word: None,
             drain_until: None,
             exit_by: None,
         }
@@ -145,7 +152,7 @@ impl Session {
             if !self.handle(event) {
                 break;
             }
-            if self.stop_asked && self.attempts.is_empty() {
+            if self.stop_asked && self.last_word.is_none() && self.attempts.is_empty() {
                 break;
             }
         }
@@ -187,7 +194,16 @@ impl Session {
                 );
                 self.retry(refused);
             }
-            Event::Incoming(Some(Incoming::Message(message))) => self.on_message(message),
+            Event::Incoming(Some(Incoming::Message(message))) => {
+                let heard = match &message {
+                    ToWorker::HeartbeatAck { number, .. } => Some(*number),
+                    _ => None,
+                };
+                self.on_message(message);
+                return self.last_word.is_none() || heard < self.last_word;
+            }
+            // nobody is left to say goodbye to
+            Event::Incoming(_) if self.last_word.is_some() => return false,
             Event::Incoming(Some(Incoming::Closed(closed))) => self.on_closed(&closed),
             Event::Incoming(None) => self.on_closed(&Closed {
                 code: None,
@@ -222,15 +238,17 @@ impl Session {
     }
 
     fn on_stop(&mut self) -> bool {
+        self.draining = true;
+        self.heartbeat();
         match self.config.on_stop {
-            OnStop::Leave => false,
-            OnStop::Drain { within } => {
-                self.draining = true;
-                self.drain_until = Instant::now().checked_add(within);
-                self.heartbeat();
-                true
+            OnStop::Leave if !matches!(self.state, LinkState::Up(_)) => return false,
+            OnStop::Leave => {
+                self.last_word = Some(self.number);
+                self.exit_by = Instant::now().checked_add(LAST_WORD_WITHIN);
             }
+            OnStop::Drain { within } => self.drain_until = Instant::now().checked_add(within),
         }
+        true
     }
 
     fn on_message(&mut self, message: ToWorker) {

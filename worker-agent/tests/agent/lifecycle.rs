@@ -6,7 +6,7 @@ use common::attempt::{NotStartedReason, Outcome};
 use common::ids::FileId;
 use common::job::InputFile;
 use common::log::Stream;
-use common::protocol::{FromWorker, InputSource, ResultVerdict, ToWorker};
+use common::protocol::{FromWorker, InputSource, ResultVerdict, ToWorker, Verdict};
 use common::worker::Condition;
 use worker_agent::executor::{StartFailure, StopWhy};
 
@@ -273,4 +273,39 @@ async fn a_drain_ends_what_outstays_it_and_reports_before_it_leaves() {
     };
     tokio::join!(stopping, served);
     assert_eq!(rig.executor.of(given.attempt).unwrap().stops, [StopWhy::Drain]);
+}
+
+/// Work that is given to a worker that has left waits for its lease.
+#[tokio::test]
+async fn an_agent_that_is_stopped_asks_for_no_more_work_before_it_leaves() {
+    let mut rig = Rig::start();
+    let (mut gateway, _) = rig.connect().await;
+    let given = assignment();
+    gateway.assign(&given).await;
+    gateway.started(given.attempt).await;
+    let left = async {
+        let number = gateway.farewell().await;
+        gateway.verdict(number, given.attempt, Verdict::Keep).await;
+        gateway
+    };
+    let (_, mut gateway) = tokio::join!(rig.stop(), left);
+    assert!(gateway.end.control.recv().await.is_none(), "it was the last word");
+    assert_eq!(
+        rig.executor.of(given.attempt).unwrap().stops,
+        [],
+        "what it ran goes on"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_is_stopped_waits_for_nobody_who_is_gone() {
+    let mut rig = Rig::start();
+    let (mut gateway, _) = rig.connect().await;
+    // it has heard the welcome
+    gateway.heartbeat().await;
+    let gone = async {
+        gateway.farewell().await;
+        drop(gateway);
+    };
+    tokio::join!(rig.stop(), gone);
 }

@@ -251,6 +251,21 @@ impl Gateway {
         }
     }
 
+    /// The number of the first heartbeat that says that no work is wanted.
+    pub async fn farewell(&mut self) -> u64 {
+        loop {
+            match within("a farewell", self.end.control.recv()).await {
+                Some(FromWorker::Heartbeat {
+                    number,
+                    draining: true,
+                    ..
+                }) => return number,
+                Some(_) => {}
+                None => panic!("the agent has left without a word"),
+            }
+        }
+    }
+
     pub async fn heartbeat(&mut self) -> (u64, Vec<HeldAttempt>) {
         loop {
             match within("a heartbeat", self.end.control.recv()).await {
