@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: help demo up setup build test flood faults sim verify lint fmt bench
+.PHONY: help demo up setup build test flood faults sim stack verify lint fmt bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ faults: setup ## break everything that can break: the whole matrix, or ROWS=F2,F
 
 sim: ## run the simulated system: SEEDS=n (1000) from FROM=m (0), or one SEED=s with its whole history
 	@scripts/sim
+
+stack: ## the stack of deploy/compose.yml for real: build its images, start it, run jobs through it, take it down; KEEP=1 leaves it
+	@KEEP='$(KEEP)' scripts/stack
 
 verify: ## everything that a change has to pass: format, clippy, docs, scripts, policy, tests
 	@scripts/verify
