@@ -17,7 +17,7 @@ use crate::loss::entry;
 use crate::proxy::Proxy;
 
 /// Brief, so that a busy machine stays far from [`ANSWERED_WITHIN`].
-const BRIEF: Deadlines = Deadlines {
+pub const BRIEF: Deadlines = Deadlines {
     connect: Duration::from_millis(400),
     answer: Duration::from_millis(600),
 };

@@ -5,9 +5,9 @@ use std::time::Duration;
 use common::store::StoreError;
 use common::time::{Clock, SharedClock, SystemClock};
 use storage::conformance::redis_cluster::RedisCluster;
-use storage::redis_coord::{Config, Coordination, connect};
+use storage::redis_coord::{Config, Coordination, Deadlines, connect};
 
-use crate::away::{hears_again, use_all, works_again};
+use crate::away::{BRIEF, hears_again, use_all, works_again};
 use crate::backend::{EmbeddedAndRedis, PATIENT, on_servers, patient};
 use crate::loss::entry;
 
@@ -29,9 +29,9 @@ async fn clustered() -> EmbeddedAndRedis {
     on_servers(config, keys_at, cluster.nodes).await
 }
 
-async fn over(url: String) -> Coordination {
+async fn over(url: String, deadlines: Deadlines) -> Coordination {
     let config = Config {
-        deadlines: PATIENT,
+        deadlines,
         ..Config::new(url)
     };
     let clock: SharedClock = std::sync::Arc::new(SystemClock);
@@ -50,7 +50,7 @@ async fn a_slot_that_moves_in_use_is_followed_with_all_that_it_holds() {
     let cluster = RedisCluster::start(3).await;
     let slot = cluster.slot("{jw}:").await;
     let mut owner = cluster.first_owner(slot);
-    let program = over(cluster.nodes[(owner + 1) % 3].url()).await;
+    let program = over(cluster.nodes[(owner + 1) % 3].url(), PATIENT).await;
     let mut heard = program.hints.subscribe();
     assert!(program.lock.acquire("leader", "t", TTL).await.unwrap());
     for _ in 0..3 {
@@ -90,20 +90,49 @@ async fn when_the_node_of_the_address_dies_its_replica_is_found() {
     let owner = cluster.first_owner(cluster.slot("{jw}:").await);
     cluster.add_replica(owner).await;
     // The replica may be named as well: it leads to the owner.
-    use_all(&over(cluster.nodes[3].url()).await).await.unwrap();
-    let program = over(cluster.nodes[owner].url()).await;
+    use_all(&over(cluster.nodes[3].url(), PATIENT).await)
+        .await
+        .unwrap();
+    let program = over(cluster.nodes[owner].url(), PATIENT).await;
     let mut heard = program.hints.subscribe();
     use_all(&program).await.unwrap();
     cluster.nodes[owner].kill();
+    until("found again", async || use_all(&program).await).await;
+    hears_again(&program, &mut heard).await;
+}
+
+#[tokio::test]
+async fn a_node_without_a_majority_fails_calls_in_time_until_the_others_are_back() {
+    let cluster = RedisCluster::start(3).await;
+    let owner = cluster.first_owner(cluster.slot("{jw}:").await);
+    let program = over(cluster.nodes[owner].url(), BRIEF).await;
+    use_all(&program).await.unwrap();
+    let others = || [1, 2].map(|step| &cluster.nodes[(owner + step) % 3]);
+    for node in others() {
+        node.pause();
+    }
+    // Redis' own word for it, seen by the program.
+    let refused = async || match use_all(&program).await.err().map(|error| format!("{error:?}")) {
+        Some(error) if error.contains("ClusterDown") => Ok(()),
+        seen => Err(seen),
+    };
+    until("refused", refused).await;
+    for node in others() {
+        node.resume();
+    }
+    until("used again", async || use_all(&program).await).await;
+}
+
+/// Tries until it holds; the last fault is told.
+async fn until<E: std::fmt::Debug>(what: &str, holds: impl AsyncFn() -> Result<(), E>) {
     let begun = SystemClock.mono();
-    while let Err(error) = use_all(&program).await {
+    while let Err(error) = holds().await {
         let waited = SystemClock.mono().since(begun);
         assert!(
             waited < ELECTED_WITHIN,
-            "not found within {ELECTED_WITHIN:?}: {error:?}"
+            "not {what} within {ELECTED_WITHIN:?}: {error:?}"
         );
         // tidy: poll
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    hears_again(&program, &mut heard).await;
 }
