@@ -13,6 +13,8 @@ use crate::executor::docker::{Engine, install_init, words};
 
 /// An engine that takes longer to say that it is there cannot start jobs well.
 const ENGINE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// What the engine tells of a containerd that does not answer it.
+const CONTAINERD_AWAY: &str = "N/A";
 /// Below this much free disk nothing new is taken: what runs needs room for its output.
 const DISK_FREE_MIN_BYTES: u64 = 256 * 1024 * 1024;
 /// The oldest runc whose known escapes are mended; distributions mend older numbers too, so it is only a note.
@@ -78,10 +80,19 @@ impl Preflight {
             Ok(client) => client,
             Err(error) => return vec![silent(&error)],
         };
-        if let Err(error) = client.ping().await {
-            return vec![silent(&error)];
-        }
+        let info = match client.info().await {
+            Ok(info) => info,
+            Err(error) => return vec![silent(&error)],
+        };
         let mut problems = Vec::new();
+        // the engine itself goes on answering: each start would fail, one job after another
+        if info.containerd_commit.and_then(|commit| commit.id).as_deref() == Some(CONTAINERD_AWAY) {
+            problems.push(
+                "the Docker engine has lost its containerd: it starts another within a minute, or start the engine anew \
+                 (systemctl restart docker)"
+                    .to_owned(),
+            );
+        }
         if let Some(image) = &self.image_default
             && client.inspect_image(image).await.is_err()
         {
@@ -216,5 +227,51 @@ mod tests {
             None,
         );
         assert!(preflight.engine_problems().await[0].contains("does not answer"));
+    }
+
+    /// Answers everything with `body`, as an engine would.
+    async fn answer_all(listener: tokio::net::UnixListener, body: &'static str) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4_096];
+            if stream.read(&mut request).await.is_ok() {
+                let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_has_lost_its_containerd_starts_nothing() {
+        for (body, lost) in [
+            (r#"{"ContainerdCommit":{"ID":"N/A","Expected":""}}"#, true),
+            (
+                r#"{"ContainerdCommit":{"ID":"1.6.20","Expected":"1.6.20"}}"#,
+                false,
+            ),
+            ("{}", false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("docker.sock");
+            let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+            let preflight = Preflight::new(
+                Arc::new(Engine::at(socket)),
+                folder.path().to_path_buf(),
+                None,
+                None,
+            );
+            let problems = tokio::select! {
+                problems = preflight.engine_problems() => problems,
+                () = answer_all(listener, body) => unreachable!("it answers for ever"),
+            };
+            let told = problems.iter().any(|problem| problem.contains("containerd"));
+            assert!(
+                told == lost && problems.len() == usize::from(lost),
+                "{body}: {problems:?}"
+            );
+        }
     }
 }
