@@ -6,16 +6,37 @@ use anyhow::{Context as _, Result};
 
 use super::processes::busy_agent;
 use super::stage::Stage;
+use crate::client::brief;
 use crate::scripts::{PrivateEngine, run};
 use crate::wait::{LONG, wait_for};
 
 pub async fn engine_restarted(stage: &mut Stage) -> Result<()> {
     busy_agent(stage).await?;
     match stage.round % 3 {
-        0 => ended_and_started(stage, "-TERM").await,
-        1 => ended_and_started(stage, "-KILL").await,
-        _ => containerd_killed(stage).await,
+        0 => ended_and_started(stage, "-TERM").await?,
+        1 => ended_and_started(stage, "-KILL").await?,
+        _ => containerd_killed(stage).await?,
     }
+    what_was_hit_has_ended(stage).await
+}
+
+/// Two agents share this engine, so an outage may cost a job two of its four tries: what it cost has ended before the
+/// next one comes.
+async fn what_was_hit_has_ended(stage: &Stage) -> Result<()> {
+    let client = &stage.hands.client;
+    wait_for(LONG, "what was tried again to have ended", async || {
+        let jobs = client.jobs().await.map_err(|error| format!("{error:#}"))?;
+        let open = jobs
+            .iter()
+            .filter(|job| job.infra_retries > 0 && !job.state.is_terminal());
+        let open: Vec<String> = open.map(brief).collect();
+        if open.is_empty() {
+            Ok(())
+        } else {
+            Err(open.join(", "))
+        }
+    })
+    .await
 }
 
 async fn ended_and_started(stage: &mut Stage, how: &str) -> Result<()> {

@@ -160,16 +160,16 @@ fn in_a_container(row: &Row) -> bool {
 /// one that kills its agents.
 fn nobody_else_failed(history: &History) -> Result<()> {
     let rows = history.rows();
-    let failed: Vec<&str> = rows
+    let failed: Vec<String> = rows
         .values()
         .filter(|row| row.state == StateName::Failed && !row.key.starts_with(POISON))
-        .map(|row| row.key.as_str())
+        .map(|row| format!("{}: {}", row.key, row.told))
         .collect();
     ensure!(
         failed.is_empty(),
         "{} jobs failed that had nothing wrong: {}",
         failed.len(),
-        failed[..failed.len().min(10)].join(", ")
+        failed[..failed.len().min(4)].join(", ")
     );
     Ok(())
 }

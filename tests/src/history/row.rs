@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Key;
+use crate::client::brief;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
@@ -25,6 +26,8 @@ pub struct Row {
     pub epoch: u64,
     /// Of everything that a reader sees of the job.
     pub hash: String,
+    /// What became of it, in words for whoever looks for the reason of a failure.
+    pub told: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +59,7 @@ impl From<&JobView> for Row {
             revision: job.revision.unwrap_or(0),
             epoch: job.epoch.unwrap_or(0),
             hash: HEXLOWER.encode(&Sha256::digest(text)),
+            told: brief(job),
         }
     }
 }

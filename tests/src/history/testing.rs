@@ -130,6 +130,7 @@ impl Story {
             revision: second,
             epoch: 1,
             hash: format!("{state} {attempts:?}"),
+            told: String::new(),
         };
         self.tell(second, Event::Row { row: Box::new(row) })
     }
