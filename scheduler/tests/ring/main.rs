@@ -4,6 +4,7 @@
 
 mod agent;
 mod files;
+mod follower;
 mod frames;
 mod gated;
 mod handshake;

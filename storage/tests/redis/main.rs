@@ -9,6 +9,7 @@ mod embedded;
 mod away;
 mod backend;
 mod cluster;
+mod logins;
 mod loss;
 mod order;
 mod proxy;
