@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use common::secret::Secret;
 use mongodb::Client;
+use mongodb::bson::Document;
 use mongodb::options::ClientOptions;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
@@ -51,6 +52,14 @@ impl Database {
 
     pub fn uri(&self) -> Secret<String> {
         Secret::new(self.uri.clone())
+    }
+
+    /// Runs a command in it, written as JSON, past every rule of the stores.
+    pub async fn command(&self, json: &str) {
+        let command: Document = serde_json::from_str(json).unwrap();
+        let client = Client::with_uri_str(&self.uri).await.unwrap();
+        let database = client.default_database().expect("the address names a database");
+        database.run_command(command).await.unwrap();
     }
 }
 
