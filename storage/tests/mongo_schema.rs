@@ -14,8 +14,9 @@ use common::store::{FilePurpose, NewFile};
 use common::time::{Clock, SystemClock};
 use futures_util::future::join_all;
 use futures_util::{AsyncReadExt, TryStreamExt};
+use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
-use mongodb::options::GridFsBucketOptions;
+use mongodb::options::{GridFsBucketOptions, IndexOptions};
 use storage::conformance::mongo_server::{Database, Server};
 
 use support::open;
@@ -49,7 +50,7 @@ async fn indexes(database: &mongodb::Database) -> BTreeMap<(String, String), Doc
             .list_indexes()
             .await
             .unwrap();
-        let listed: Vec<mongodb::IndexModel> = listed.try_collect().await.unwrap();
+        let listed: Vec<IndexModel> = listed.try_collect().await.unwrap();
         for index in listed {
             let name = index.options.and_then(|options| options.name).unwrap_or_default();
             found.insert((collection.clone(), name), index.keys);
@@ -188,6 +189,29 @@ async fn a_database_that_is_not_ours_is_refused_with_a_sentence() {
         told.contains("MONGODB_URI") && told.contains("99") && told.contains("newer program"),
         "{told}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_stands_in_the_way_is_told_with_what_the_server_says() {
+    let database = Database::shared().await;
+    open(&database.uri()).await.unwrap().closing.close().await;
+    let users = inside(&database).await.collection::<Document>("users");
+    users.drop_index("users_by_name").await.unwrap();
+    let options = IndexOptions::builder().name("users_by_name".to_owned()).build();
+    let in_the_way = IndexModel::builder()
+        .keys(doc! { "other": 1 })
+        .options(options)
+        .build();
+    users.create_index(in_the_way).await.unwrap();
+    let told = refused(&database.uri()).await;
+    for part in [
+        "MONGODB_URI",
+        "refuses what a start asks",
+        "users_by_name",
+        "name an empty database",
+    ] {
+        assert!(told.contains(part), "{part} is not in: {told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,6 +53,28 @@ enum NotOpened {
     BadUri { reason: String },
     #[error("no MongoDB answers at MONGODB_URI: start it, or name the one that runs")]
     NoAnswer(#[source] Trouble),
+    #[error(
+        "the database of MONGODB_URI refuses what a start asks of it ({reason}): mend what it says, or name an empty \
+         database in MONGODB_URI"
+    )]
+    Refused { reason: String },
+    #[error(
+        "the servers of MONGODB_URI do not make a write durable ({reason}): see that a majority of the replica set runs"
+    )]
+    NotDurable { reason: String },
+}
+
+impl NotOpened {
+    fn because(trouble: Trouble) -> StoreError {
+        let not_opened = match (trouble.refusal(), trouble) {
+            (Some(reason), _) => Self::Refused { reason },
+            (None, Trouble::NotDurable(reason)) => Self::NotDurable { reason },
+            (None, trouble @ (Trouble::Silent | Trouble::Driver(_))) => Self::NoAnswer(trouble),
+            // these name the setting and the mend themselves
+            (None, other) => return other.into(),
+        };
+        StoreError::Unavailable(Box::new(not_opened))
+    }
 }
 
 /// Connects, and makes collections and indexes where they are not there.
@@ -66,12 +88,7 @@ pub async fn connect(url: &Secret<String>, clock: SharedClock) -> Result<Rows, S
         StoreError::Unavailable(Box::new(NotOpened::BadUri { reason }))
     })?;
     let link = Arc::new(link);
-    schema::prepare(&link).await.map_err(|trouble| match trouble {
-        Trouble::Silent | Trouble::Driver(_) => {
-            StoreError::Unavailable(Box::new(NotOpened::NoAnswer(trouble)))
-        }
-        other => other.into(),
-    })?;
+    schema::prepare(&link).await.map_err(NotOpened::because)?;
     let tasks = Tasks::new();
     sweep_later(&link, &clock, &tasks);
     Ok(Rows {

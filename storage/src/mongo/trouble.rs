@@ -92,6 +92,18 @@ impl Trouble {
         }
     }
 
+    /// What a server said that has judged a command and will not take it.
+    pub(super) fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Driver(error) if !self.passes() => match error.kind.as_ref() {
+                ErrorKind::Command(command) => Some(command.message.clone()),
+                _ => None,
+            },
+            Self::Refused { message, .. } => Some(message.clone()),
+            _ => None,
+        }
+    }
+
     /// Whether the very same command may succeed at once, or as soon as there is a new primary.
     pub(super) fn passes(&self) -> bool {
         match self {
