@@ -9,12 +9,10 @@ use std::time::Duration;
 use common::worker::Condition;
 
 use crate::executor::Description;
-use crate::executor::docker::{Engine, install_init, words};
+use crate::executor::docker::{Engine, Health, install_init, words};
 
 /// An engine that takes longer to say that it is there cannot start jobs well.
 const ENGINE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-/// What the engine tells of a containerd that does not answer it.
-const CONTAINERD_AWAY: &str = "N/A";
 /// Below this much free disk nothing new is taken: what runs needs room for its output.
 const DISK_FREE_MIN_BYTES: u64 = 256 * 1024 * 1024;
 /// The oldest runc whose known escapes are mended; distributions mend older numbers too, so it is only a note.
@@ -80,13 +78,12 @@ impl Preflight {
             Ok(client) => client,
             Err(error) => return vec![silent(&error)],
         };
-        let info = match client.info().await {
-            Ok(info) => info,
+        let health = match self.engine.health().await {
+            Ok(health) => health,
             Err(error) => return vec![silent(&error)],
         };
         let mut problems = Vec::new();
-        // the engine itself goes on answering: each start would fail, one job after another
-        if info.containerd_commit.and_then(|commit| commit.id).as_deref() == Some(CONTAINERD_AWAY) {
+        if health == Health::WithoutContainerd {
             problems.push(
                 "the Docker engine has lost its containerd: it starts another within a minute, or start the engine anew \
                  (systemctl restart docker)"

@@ -10,6 +10,9 @@ use bollard::errors::Error as EngineError;
 /// Where an engine listens unless told otherwise.
 pub const SOCKET_DEFAULT: &str = "/var/run/docker.sock";
 
+/// What it tells of a containerd that does not answer it.
+const CONTAINERD_AWAY: &str = "N/A";
+
 /// Longest silence in one call. Creating and starting took half a second at the worst; a machine under load needs more.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -58,15 +61,31 @@ impl Engine {
             Docker::connect_with_unix(&self.socket.to_string_lossy(), CALL_TIMEOUT.as_secs(), &version)?;
         Ok(self.client.get_or_init(|| client))
     }
+
+    /// Whether it could start and end containers now.
+    ///
+    /// # Errors
+    /// When it does not answer at all.
+    pub async fn health(&self) -> Result<Health, EngineError> {
+        let info = self.client()?.info().await?;
+        let containerd = info.containerd_commit.and_then(|commit| commit.id);
+        Ok(match containerd.as_deref() {
+            Some(CONTAINERD_AWAY) => Health::WithoutContainerd,
+            Some(_) | None => Health::Whole,
+        })
+    }
+}
+
+/// Of an engine that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    Whole,
+    /// It goes on answering, and can neither start nor end a container.
+    WithoutContainerd,
 }
 
 pub fn is_not_found(error: &EngineError) -> bool {
     status(error) == Some(404)
-}
-
-/// The engine is about to remove it already.
-pub fn is_conflict(error: &EngineError) -> bool {
-    status(error) == Some(409)
 }
 
 fn status(error: &EngineError) -> Option<u16> {

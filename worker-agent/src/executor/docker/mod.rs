@@ -36,7 +36,7 @@ use common::time::{Mono, SharedClock, Timestamp};
 use common::worker::Condition;
 use jobworker_init::protocol as init;
 
-pub(crate) use self::engine::{Engine, words};
+pub(crate) use self::engine::{Engine, Health, words};
 pub(crate) use self::init_binary::install as install_init;
 pub use self::policy::{Policy, PullPolicy};
 pub use self::spares::SpareLimits;

@@ -10,7 +10,7 @@ use common::tasks::Tasks;
 use common::time::SharedClock;
 use tokio::sync::mpsc;
 
-use super::engine::{Engine, is_conflict, is_not_found, words};
+use super::engine::{Engine, Health, is_not_found, words};
 use super::policy::Policy;
 use super::run::Handle;
 use super::workspace::Workspaces;
@@ -76,7 +76,7 @@ impl Shared {
         }
     }
 
-    /// An engine that is away is waited for, however long; one that refuses is asked a few times.
+    /// An engine that is away, or has no containerd, is waited for, however long; one that refuses is asked a few times.
     async fn remove_persistently(&self, handle: &Handle) {
         let mut refusals = 0;
         while refusals < REAP_TRIES {
@@ -84,20 +84,13 @@ impl Shared {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(container = %handle.name, %error, "not removed yet"),
             }
-            if self.engine_answers().await {
+            if matches!(self.engine.health().await, Ok(Health::Whole)) {
                 refusals += 1;
             }
             tokio::select! {
                 () = tokio::time::sleep(REAP_AGAIN) => {}
                 () = self.tasks.stopping().cancelled() => return,
             }
-        }
-    }
-
-    async fn engine_answers(&self) -> bool {
-        match self.engine.client() {
-            Ok(client) => client.ping().await.is_ok(),
-            Err(_) => false,
         }
     }
 
@@ -119,7 +112,8 @@ impl Shared {
                 .map_err(|error| ExecutorError::new(words(&error)))?;
             match client.remove_container(&container.0, Some(options)).await {
                 Ok(()) => {}
-                Err(error) if is_not_found(&error) || is_conflict(&error) => {}
+                // about to be removed already is not removed: what was in its way may be again
+                Err(error) if is_not_found(&error) => {}
                 Err(error) => return Err(ExecutorError::new(words(&error))),
             }
         }
