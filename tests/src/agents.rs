@@ -202,6 +202,13 @@ impl Agent {
         String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
 
+    /// The end of what it said.
+    pub fn last_lines(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+
     fn running(&mut self) -> Result<&mut Running> {
         self.process
             .as_mut()
@@ -262,12 +269,11 @@ impl Drop for Agent {
         self.docker().remove_all();
         unmount_below(&self.folder);
         if !self.ended_well {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            println!("---- the last lines of the agent {}", self.worker);
-            for line in &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..] {
-                println!("{line}");
-            }
+            println!(
+                "---- the last lines of the agent {}\n{}",
+                self.worker,
+                self.last_lines()
+            );
         }
     }
 }

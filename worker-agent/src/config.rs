@@ -84,7 +84,7 @@ pub struct AgentLimits {
     pub log_wait: Duration,
     /// A report that was not acknowledged for this long while connected is sent again.
     pub result_resend: Duration,
-    /// A container of ours that the journal does not know is removed when it is older.
+    /// A container of this life that the journal does not know is removed when it is older.
     pub creation_grace: Duration,
     /// How often the executor is asked for its condition.
     pub condition_every: Duration,

@@ -348,8 +348,15 @@ impl Stage {
         for agent in self.agents.values_mut() {
             agent.terminate().await?;
         }
-        for agent in self.agents.values() {
-            agent.docker().none_left(LONG).await?;
+        for agent in self.agents.values_mut() {
+            // one that ended while its engine hung in a call leaves that one's container to its next life
+            if agent.docker().containers()?.is_empty() {
+                continue;
+            }
+            agent.start_again()?;
+            let left = agent.docker().none_left(LONG).await;
+            left.with_context(|| format!("the agent {} said last:\n{}", agent.worker(), agent.last_lines()))?;
+            agent.terminate().await?;
         }
         self.agents.clear();
         self.opened.closing.close().await;

@@ -91,6 +91,7 @@ pub struct Engine {
     pub tasks: Tasks,
     containers: Mutex<BTreeMap<ContainerRef, Container>>,
     made: std::sync::atomic::AtomicU64,
+    lives: std::sync::atomic::AtomicU64,
 }
 
 struct Container {
@@ -99,6 +100,7 @@ struct Container {
     number: u32,
     script: Script,
     created_at: Timestamp,
+    life: Life,
     run: bool,
     events: Vec<ExecEvent>,
     seq: u64,
@@ -160,6 +162,7 @@ impl Engine {
             tasks,
             containers: Mutex::default(),
             made: 0.into(),
+            lives: 0.into(),
         })
     }
 
@@ -307,8 +310,18 @@ impl Engine {
     }
 }
 
-/// The agent's way to its engine.
-pub struct Driver(pub Arc<Engine>);
+/// The way of one life of the agent to its engine.
+pub struct Driver(Arc<Engine>, Life);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Life(u64);
+
+impl Driver {
+    pub fn of_a_new_life(engine: &Arc<Engine>) -> Self {
+        let before = engine.lives.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Self(Arc::clone(engine), Life(before))
+    }
+}
 
 #[async_trait]
 impl Executor for Driver {
@@ -338,6 +351,7 @@ impl Executor for Driver {
             number: assignment.number,
             script: Script::of(&assignment.spec),
             created_at: engine.clock.now(),
+            life: self.1,
             run: false,
             events: Vec::new(),
             seq: 0,
@@ -383,6 +397,7 @@ impl Executor for Driver {
             .map(|(name, found)| OwnedContainer {
                 container: name.clone(),
                 created_at: found.created_at,
+                of_this_life: found.life == self.1,
             })
             .collect())
     }

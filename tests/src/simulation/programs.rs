@@ -229,7 +229,7 @@ impl Agent {
             limits: LIMITS,
         };
         let seams = Seams {
-            executor: Arc::new(Driver(Arc::clone(&self.engine))),
+            executor: Arc::new(Driver::of_a_new_life(&self.engine)),
             link: Arc::new(Dialler {
                 agent: self.number,
                 worker: self.worker.clone(),

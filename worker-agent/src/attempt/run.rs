@@ -6,6 +6,7 @@
 use common::attempt::Outcome;
 use common::time::Mono;
 
+use super::discard::discard;
 use super::steps::{Adopted, Ready};
 use super::{Attempt, Phase, Way, later, outcome};
 use crate::executor::{AdoptFailure, End, ExecEvent, Prepared, StopWhy};
@@ -55,9 +56,7 @@ impl Attempt {
         match prepared.run(deadline).await {
             Ok(running) => self.phase = Phase::Running(running),
             Err(failure) => {
-                if let Err(error) = self.context.executor.remove(&container).await {
-                    tracing::warn!(attempt = %self.id(), %error, "a container that could not be started is left to the orphan sweep");
-                }
+                discard(&self.context, container, self.slot.take()).await;
                 self.report_bare(outcome::of_start_failure(&failure)).await;
             }
         }

@@ -52,6 +52,8 @@ struct State {
     held_back: bool,
     look_panics: bool,
     run_lost: bool,
+    run_refused: bool,
+    removals_refused: u32,
     files: Vec<(String, PathBuf)>,
 }
 
@@ -61,6 +63,7 @@ pub struct FakeContainer {
     pub attempt: Option<AttemptId>,
     pub slot: u32,
     pub created_at: Timestamp,
+    pub of_this_life: bool,
     /// How often `run` was sent: never more than once.
     pub runs: u32,
     pub deadlines: Vec<Mono>,
@@ -82,6 +85,7 @@ impl FakeContainer {
             attempt,
             slot,
             created_at,
+            of_this_life: true,
             runs: 0,
             deadlines: Vec::new(),
             stops: Vec::new(),
@@ -120,6 +124,16 @@ impl FakeExecutor {
     /// The next look at the node's condition panics.
     pub fn panic_at_the_next_look(&self) {
         self.change(|state| state.look_panics = true);
+    }
+
+    /// No container is begun from now on.
+    pub fn refuse_run(&self) {
+        self.change(|state| state.run_refused = true);
+    }
+
+    /// As many of the next removals fail.
+    pub fn refuse_removals(&self, count: u32) {
+        self.change(|state| state.removals_refused = count);
     }
 
     /// `prepare` waits from now on, or goes on.
@@ -174,11 +188,14 @@ impl FakeExecutor {
     }
 
     /// A container that no journal knows.
-    pub fn leave_orphan(&self, name: &str, created_at: Timestamp) {
+    pub fn leave_orphan(&self, name: &str, created_at: Timestamp, of_this_life: bool) {
         self.change(|state| {
             state.containers.insert(
                 ContainerRef(name.to_owned()),
-                FakeContainer::new(None, 0, created_at),
+                FakeContainer {
+                    of_this_life,
+                    ..FakeContainer::new(None, 0, created_at)
+                },
             );
         });
     }
@@ -315,11 +332,20 @@ impl Executor for FakeExecutor {
             .map(|(name, found)| OwnedContainer {
                 container: name.clone(),
                 created_at: found.created_at,
+                of_this_life: found.of_this_life,
             })
             .collect())
     }
 
     async fn remove(&self, container: &ContainerRef) -> Result<(), ExecutorError> {
+        let refused = self.change(|state| {
+            let before = state.removals_refused;
+            state.removals_refused = before.saturating_sub(1);
+            before > 0
+        });
+        if refused {
+            return Err(ExecutorError::new("told to"));
+        }
         self.change_named(container, |found| found.removed = true);
         Ok(())
     }
@@ -341,6 +367,11 @@ impl Prepared for FakePrepared {
     }
 
     async fn run(self: Box<Self>, deadline: Mono) -> Result<Box<dyn Running>, StartFailure> {
+        if self.executor.state().run_refused {
+            return Err(StartFailure::Infra {
+                message: "told to".to_owned(),
+            });
+        }
         if !self.executor.state().run_lost {
             self.executor.change_named(&self.name, |container| {
                 container.runs += 1;

@@ -141,6 +141,8 @@ pub struct ContainerRef(pub String);
 pub struct OwnedContainer {
     pub container: ContainerRef,
     pub created_at: Timestamp,
+    /// Made since this agent started: an attempt may be about to note it.
+    pub of_this_life: bool,
 }
 
 #[derive(Debug, Clone)]

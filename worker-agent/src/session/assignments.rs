@@ -117,7 +117,8 @@ impl Session {
         }
     }
 
-    /// Removes containers of ours that the journal does not know; nobody else's, and none that may be in the making.
+    /// Removes containers of ours that the journal does not know; nobody else's, and none that an attempt may be about
+    /// to note: whatever an earlier life made was noted then or never will be.
     pub(super) fn sweep_orphans(&self) {
         let (context, grace) = (Arc::clone(&self.context), self.config.limits.creation_grace);
         self.tasks.spawn("orphans", async move {
@@ -138,7 +139,8 @@ impl Session {
                 .collect();
             let now = context.clock.now();
             for found in owned {
-                if known.contains(&found.container) || now.since(found.created_at) < grace {
+                let may_be_noted = found.of_this_life && now.since(found.created_at) < grace;
+                if known.contains(&found.container) || may_be_noted {
                     continue;
                 }
                 tracing::warn!(

@@ -163,7 +163,7 @@ async fn an_assignment_that_the_journal_does_not_take_is_refused_and_makes_no_co
 }
 
 #[tokio::test]
-async fn containers_that_no_attempt_holds_are_removed_after_a_grace() {
+async fn containers_that_no_attempt_holds_are_removed_after_a_grace_and_those_of_earlier_lives_at_once() {
     let mut rig = Rig::start_with(|config| {
         config.limits.creation_grace = Duration::from_secs(60);
         config.limits.orphans_every = Duration::from_millis(20);
@@ -174,14 +174,34 @@ async fn containers_that_no_attempt_holds_are_removed_after_a_grace() {
     gateway.started(given.attempt).await;
     let young = Timestamp::from_millis(NOW.as_millis() - 59_000);
     let old = Timestamp::from_millis(NOW.as_millis() - 61_000);
-    rig.executor.leave_orphan("young", young);
-    rig.executor.leave_orphan("old", old);
-    let removed = rig
-        .executor
-        .wait_until(|executor| executor.named("old").unwrap().removed);
-    super::rig::within("the orphan's removal", removed).await;
+    rig.executor.leave_orphan("young", young, true);
+    rig.executor.leave_orphan("old", old, true);
+    rig.executor.leave_orphan("of an earlier life", young, false);
+    for orphan in ["old", "of an earlier life"] {
+        let removed = rig
+            .executor
+            .wait_until(|executor| executor.named(orphan).unwrap().removed);
+        super::rig::within("the orphan's removal", removed).await;
+    }
     assert!(!rig.executor.named("young").unwrap().removed);
     assert!(!rig.executor.of(given.attempt).unwrap().removed);
+}
+
+#[tokio::test]
+async fn a_container_that_could_not_be_started_goes_however_often_the_engine_has_to_be_asked() {
+    let mut rig = Rig::start();
+    let (mut gateway, _) = rig.connect().await;
+    rig.executor.refuse_run();
+    rig.executor.refuse_removals(2);
+    let given = assignment();
+    gateway.assign(&given).await;
+    let outcome = gateway.outcome(given.attempt).await;
+    assert!(matches!(outcome, Outcome::InfraError { .. }), "{outcome:?}");
+    assert!(!rig.executor.of(given.attempt).unwrap().removed);
+    let removed = rig
+        .executor
+        .wait_until(|executor| executor.of(given.attempt).unwrap().removed);
+    super::rig::within("the container's removal", removed).await;
 }
 
 #[tokio::test]

@@ -152,7 +152,11 @@ async fn a_container_that_nobody_took_up_is_found_with_its_age_and_goes_whole() 
     let after = clock().now();
     assert_eq!(owned.len(), 1);
     assert_eq!(owned[0].container, container);
+    assert!(owned[0].of_this_life);
     assert!((before..=after).contains(&owned[0].created_at), "{owned:?}");
+    let node = node_at(node.ends().await, 0).await;
+    let owned = node.executor.owned().await.unwrap();
+    assert_eq!((&owned[0].container, owned[0].of_this_life), (&container, false));
     node.executor.remove(&container).await.unwrap();
     nothing_is_left(&node).await;
     // one that is gone is no error
@@ -257,6 +261,72 @@ async fn a_job_that_is_given_up_before_and_while_it_runs_leaves_nothing() {
     run(&node, shell("true")).await;
     nothing_is_left(&node).await;
     node.close().await;
+}
+
+/// A file that nobody can remove, which keeps the engine from removing the container whose folder it lies in.
+struct Immovable(std::path::PathBuf);
+
+impl Immovable {
+    async fn of(container: &ContainerRef) -> Self {
+        let engine = Docker::connect_with_defaults().unwrap();
+        let root = engine.info().await.unwrap().docker_root_dir.unwrap();
+        let path = std::path::Path::new(&root)
+            .join("containers")
+            .join(&container.0)
+            .join("immovable");
+        std::fs::write(&path, "").unwrap();
+        chattr("+i", &path);
+        Self(path)
+    }
+}
+
+impl Drop for Immovable {
+    fn drop(&mut self) {
+        chattr("-i", &self.0);
+    }
+}
+
+fn chattr(change: &str, path: &std::path::Path) {
+    let changed = std::process::Command::new("chattr")
+        .arg(change)
+        .arg(path)
+        .status()
+        .unwrap();
+    assert!(changed.success(), "chattr {change} {}", path.display());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_the_engine_refuses_to_remove_is_removed_as_soon_as_it_can_be() {
+    let node = node(0).await;
+    let mut running = begin(&node, shell("true")).await;
+    to_the_end(&mut running).await;
+    let stuck = node.executor.owned().await.unwrap().remove(0).container;
+    let immovable = Immovable::of(&stuck).await;
+    let refused = node.executor.remove(&stuck).await.unwrap_err();
+    assert!(refused.message.contains("immovable"), "{refused:?}");
+    running.finish().await;
+    // more than there are reapers, and each goes by it
+    for _ in 0..3 {
+        run(&node, shell("true")).await;
+    }
+    only_it_is_left(&node, &stuck).await;
+    drop(immovable);
+    nothing_is_left(&node).await;
+    node.close().await;
+}
+
+async fn only_it_is_left(node: &Node, stuck: &ContainerRef) {
+    let deadline = clock().mono().after(STEP_MAX);
+    loop {
+        let left = node.executor.owned().await.unwrap();
+        if left.iter().all(|owned| owned.container == *stuck) {
+            assert_eq!(left.len(), 1);
+            return;
+        }
+        assert!(clock().mono() < deadline, "left: {left:?}");
+        // tidy: poll
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,8 @@ const VOLUME_SIZE: &str = "64m";
 pub const VOLUMES_MAX: usize = 16;
 
 pub const LABEL_OWNER: &str = "jobworker.owner";
+/// Of the process that made it.
+pub const LABEL_LIFE: &str = "jobworker.life";
 pub const LABEL_KIND: &str = "jobworker.kind";
 pub const LABEL_CREATED: &str = "jobworker.created";
 pub const LABEL_UID: &str = "jobworker.uid";
@@ -57,6 +59,7 @@ pub struct ContainerPlan<'a> {
     /// On the host.
     pub workspace: &'a str,
     pub owner: &'a str,
+    pub life: &'a str,
     pub created_ms: i64,
 }
 
@@ -95,6 +98,7 @@ pub fn configuration(plan: &ContainerPlan<'_>, policy: &Policy) -> ContainerCrea
 fn labels(plan: &ContainerPlan<'_>) -> HashMap<String, String> {
     HashMap::from([
         (LABEL_OWNER.to_owned(), plan.owner.to_owned()),
+        (LABEL_LIFE.to_owned(), plan.life.to_owned()),
         (LABEL_KIND.to_owned(), "job".to_owned()),
         (LABEL_CREATED.to_owned(), plan.created_ms.to_string()),
         (LABEL_UID.to_owned(), plan.user.uid.to_string()),
@@ -215,6 +219,7 @@ mod tests {
             init: "/state/init/0123/jobworker-init",
             workspace: "/state/ws/jw-a-1/mnt",
             owner: "node-1/abc",
+            life: "1f",
             created_ms: 7,
         }
     }
@@ -234,7 +239,7 @@ mod tests {
             "NetworkDisabled": true,
             "StopSignal": "SIGTERM",
             "Labels": {
-                "jobworker.owner": "node-1/abc", "jobworker.kind": "job",
+                "jobworker.owner": "node-1/abc", "jobworker.life": "1f", "jobworker.kind": "job",
                 "jobworker.created": "7", "jobworker.uid": "61003",
             },
             "HostConfig": {

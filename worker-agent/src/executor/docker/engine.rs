@@ -88,6 +88,11 @@ pub fn is_not_found(error: &EngineError) -> bool {
     status(error) == Some(404)
 }
 
+/// The engine is at it already.
+pub fn is_conflict(error: &EngineError) -> bool {
+    status(error) == Some(409)
+}
+
 fn status(error: &EngineError) -> Option<u16> {
     if let EngineError::DockerResponseServerError { status_code, .. } = error {
         Some(*status_code)

@@ -90,6 +90,7 @@ async fn build(
         init: &init.to_string_lossy(),
         workspace: &workspace.to_string_lossy(),
         owner: &shared.owner,
+        life: &shared.life,
         created_ms: shared.clock.now().as_millis(),
     };
     let client = shared.engine.client().map_err(engine)?;

@@ -41,7 +41,7 @@ pub(crate) use self::init_binary::install as install_init;
 pub use self::policy::{Policy, PullPolicy};
 pub use self::spares::SpareLimits;
 
-use self::container::{JobUser, LABEL_CREATED, LABEL_OWNER, LABEL_UID, volume_problem};
+use self::container::{JobUser, LABEL_CREATED, LABEL_LIFE, LABEL_OWNER, LABEL_UID, volume_problem};
 use self::engine::{is_not_found, socket_path};
 use self::image::{ImageRules, Images, ResolvedCommand};
 use self::make::{Built, make};
@@ -139,6 +139,7 @@ impl DockerExecutor {
             state: state.clone(),
             init_setting: config.init.clone(),
             owner: format!("{}/{node}", config.worker),
+            life: format!("{:016x}", rand::random::<u64>()),
             name_prefix: format!("jw-{}", config.worker),
             uid_base: config.uid_base,
             tasks,
@@ -224,6 +225,7 @@ impl DockerExecutor {
                         uid: number(LABEL_UID).and_then(|uid| u32::try_from(uid).ok()),
                     },
                     created_at: Timestamp::from_millis(number(LABEL_CREATED).unwrap_or(0)),
+                    of_this_life: labels.get(LABEL_LIFE) == Some(&self.shared.life),
                 })
             })
             .collect())
@@ -262,6 +264,7 @@ impl DockerExecutor {
 struct Listed {
     handle: Handle,
     created_at: Timestamp,
+    of_this_life: bool,
 }
 
 #[async_trait]
@@ -379,6 +382,7 @@ impl Executor for DockerExecutor {
                     .spares
                     .given_at(&container.handle.container)
                     .unwrap_or(container.created_at),
+                of_this_life: container.of_this_life,
                 container: container.handle.container,
             })
             .collect())

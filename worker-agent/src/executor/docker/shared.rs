@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bollard::query_parameters::RemoveContainerOptions;
+use bollard::errors::Error as EngineError;
+use bollard::query_parameters::{RemoveContainerOptions, WaitContainerOptions};
 use common::tasks::Tasks;
 use common::time::SharedClock;
+use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
-use super::engine::{Engine, Health, is_not_found, words};
+use super::engine::{Engine, Health, is_conflict, is_not_found, words};
 use super::policy::Policy;
 use super::run::Handle;
 use super::workspace::Workspaces;
@@ -20,10 +22,11 @@ use crate::executor::ExecutorError;
 const REAPING_MAX: usize = 256;
 /// Removals at the same time: each costs the engine CPU that jobs want.
 const REAPERS: usize = 2;
-/// Before a removal that failed is tried again, and how often it may be refused; after that the search for orphans
-/// finds it.
+/// Before a removal that failed is tried again; from one refusal to the next it doubles, up to the longest.
 const REAP_AGAIN: Duration = Duration::from_secs(2);
-const REAP_TRIES: u32 = 5;
+const REAP_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// How long somebody else's removal of a container is waited for.
+const REMOVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Users from the first on that are slots'; spare containers have those above. Twice the slots of the largest node.
 pub const SLOT_USERS: u32 = 10_000;
@@ -37,6 +40,8 @@ pub struct Shared {
     pub init_setting: Option<PathBuf>,
     /// Of this agent and this state folder: the label that says what is ours.
     pub owner: String,
+    /// Of this process: the label that tells what earlier ones made.
+    pub life: String,
     /// Container names begin with it.
     pub name_prefix: String,
     pub uid_base: u32,
@@ -70,28 +75,47 @@ impl Shared {
     }
 
     /// Removes it in the background.
-    pub async fn reap(&self, handle: Handle) {
+    pub async fn reap(self: &Arc<Self>, handle: Handle) {
         if let Err(unsent) = self.own.reaping.send(handle).await {
-            self.remove_persistently(&unsent.0).await;
+            self.remove_once_there_is_an_engine(unsent.0).await;
         }
     }
 
-    /// An engine that is away, or has no containerd, is waited for, however long; one that refuses is asked a few times.
-    async fn remove_persistently(&self, handle: &Handle) {
-        let mut refusals = 0;
-        while refusals < REAP_TRIES {
-            match self.remove(handle).await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(container = %handle.name, %error, "not removed yet"),
-            }
+    /// An engine that is away, or has no containerd, is waited for, however long. What a whole one refuses is asked
+    /// for again beside, so that nothing else waits for it.
+    async fn remove_once_there_is_an_engine(self: &Arc<Self>, handle: Handle) {
+        loop {
+            let Err(error) = self.remove(&handle).await else {
+                return;
+            };
+            tracing::warn!(container = %handle.name, %error, "not removed yet");
             if matches!(self.engine.health().await, Ok(Health::Whole)) {
-                refusals += 1;
+                let shared = Arc::clone(self);
+                self.tasks
+                    .spawn("removal", async move { shared.insist_on_removal(&handle).await });
+                return;
             }
-            tokio::select! {
-                () = tokio::time::sleep(REAP_AGAIN) => {}
-                () = self.tasks.stopping().cancelled() => return,
+            if self.stopped_within(REAP_AGAIN).await {
+                return;
             }
         }
+    }
+
+    async fn insist_on_removal(&self, handle: &Handle) {
+        let mut pause = REAP_AGAIN;
+        while !self.stopped_within(pause).await {
+            let Err(error) = self.remove(handle).await else {
+                return;
+            };
+            tracing::warn!(container = %handle.name, %error, "the engine refuses to remove it");
+            pause = (pause * 2).min(REAP_AGAIN_MAX);
+        }
+    }
+
+    async fn stopped_within(&self, pause: Duration) -> bool {
+        tokio::time::timeout(pause, self.tasks.stopping().cancelled())
+            .await
+            .is_ok()
     }
 
     /// Kills and removes container, anonymous volumes and workspace.
@@ -99,23 +123,10 @@ impl Shared {
     /// # Errors
     /// When the engine does not answer or refuses, or the workspace stays.
     pub async fn remove(&self, handle: &Handle) -> Result<(), ExecutorError> {
-        let container = &handle.container;
-        if !container.0.is_empty() {
-            let options = RemoveContainerOptions {
-                v: true,
-                force: true,
-                link: false,
-            };
-            let client = self
-                .engine
-                .client()
+        if !handle.container.0.is_empty() {
+            self.remove_container(&handle.container.0)
+                .await
                 .map_err(|error| ExecutorError::new(words(&error)))?;
-            match client.remove_container(&container.0, Some(options)).await {
-                Ok(()) => {}
-                // about to be removed already is not removed: what was in its way may be again
-                Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(ExecutorError::new(words(&error))),
-            }
         }
         let workspaces = Arc::clone(&self.workspaces);
         let name = handle.name.clone();
@@ -133,6 +144,29 @@ impl Shared {
                 .remove(&uid);
         }
         Ok(())
+    }
+
+    async fn remove_container(&self, container: &str) -> Result<(), EngineError> {
+        let client = self.engine.client()?;
+        let options = RemoveContainerOptions {
+            v: true,
+            force: true,
+            link: false,
+        };
+        let mut outcome = client.remove_container(container, Some(options.clone())).await;
+        if outcome.as_ref().is_err_and(is_conflict) {
+            // The engine is at it already, and may fail: when that is over it is asked again, which tells.
+            let condition = WaitContainerOptions {
+                condition: "removed".to_owned(),
+            };
+            let mut removed = std::pin::pin!(client.wait_container(container, Some(condition)));
+            let _over = tokio::time::timeout(REMOVAL_MAX, removed.next()).await;
+            outcome = client.remove_container(container, Some(options)).await;
+        }
+        match outcome {
+            Err(error) if is_not_found(&error) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// A user from `first` on that no container has.
@@ -182,7 +216,7 @@ async fn reap_all(
         let (Some(handle), Some(shared)) = (handle, shared.upgrade()) else {
             return;
         };
-        shared.remove_persistently(&handle).await;
+        shared.remove_once_there_is_an_engine(handle).await;
     }
 }
 
