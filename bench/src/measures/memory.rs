@@ -1,11 +1,16 @@
-//! Memory of `jobworker up` at rest and with many jobs waiting, and how long it takes to start with them.
+//! Memory of `jobworker up` at rest and with many jobs waiting, and how long it takes to start with them and to finish
+//! the first.
 
 use std::time::Duration;
+
+use common::tasks::Tasks;
 
 use crate::args::MemoryArgs;
 use crate::process;
 use crate::report::{Findings, Row, number};
 use crate::server::{Agent, Installation};
+use crate::simulated::{self, Crowd};
+use crate::stats::Stopwatch;
 
 pub const IDLE_MB_MAX: f64 = 40.0;
 pub const WAITING_MB_MAX: f64 = 200.0;
@@ -13,6 +18,9 @@ pub const START_S_MAX: f64 = 5.0;
 
 /// What a start allocates for a moment has gone by then.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Far below what is measured.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+const GIVEN_UP: Duration = Duration::from_secs(60);
 
 /// # Errors
 /// A job was lost.
@@ -45,6 +53,7 @@ pub async fn run(args: &MemoryArgs) -> anyhow::Result<Findings> {
     tokio::time::sleep(SETTLE).await;
     let again = process::rss_mb(server.pid);
     server.stop().await?;
+    let first = first_result(&installation).await?;
 
     let jobs = args.jobs;
     Ok(Findings {
@@ -65,12 +74,39 @@ pub async fn run(args: &MemoryArgs) -> anyhow::Result<Findings> {
                 started.as_secs_f64(),
                 " s",
             ),
+            Row::at_most(
+                "start to the first accepted result of them",
+                START_S_MAX,
+                first.as_secs_f64(),
+                " s",
+            ),
             Row::told(
                 "start to ready, empty",
                 format!("{} s", number(empty_start.as_secs_f64())),
             ),
             Row::told("peak while they were submitted", format!("{} MB", number(peak))),
         ],
-        notes: vec!["MB are 10^6 bytes; resident memory counts the pages of the program itself.".to_owned()],
+        notes: vec![
+            "MB are 10^6 bytes; resident memory counts the pages of the program itself.".to_owned(),
+            "First accepted result: of a start of its own, with one simulated agent that connects when it is ready and a \
+             client has signed in."
+                .to_owned(),
+        ],
     })
+}
+
+/// From the start of the process. That it is ready says that it answers, not that its queue is there.
+async fn first_result(installation: &Installation) -> anyhow::Result<Duration> {
+    let tasks = Tasks::new();
+    let watch = Stopwatch::start();
+    let server = installation.start(Agent::None).await?;
+    let tally = simulated::start(&server.door()?, &Crowd::finishing(1, 1), &tasks)?;
+    while tally.accepted() == 0 {
+        anyhow::ensure!(watch.read() < GIVEN_UP, "no result was accepted");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let first = watch.read();
+    tasks.stop();
+    server.stop().await?;
+    Ok(first)
 }
