@@ -3,7 +3,7 @@
 //! There are twice as many as attempts run at a time, so that a container that is being removed does not hold the next
 //! one up.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -16,7 +16,8 @@ pub struct Slots {
 #[derive(Debug)]
 struct Shared {
     count: u32,
-    taken: Mutex<BTreeSet<u32>>,
+    /// How many hold each.
+    taken: Mutex<BTreeMap<u32, u32>>,
     freed: Notify,
 }
 
@@ -32,7 +33,7 @@ impl Slots {
         Self {
             shared: Arc::new(Shared {
                 count: at_a_time.max(1).saturating_mul(2),
-                taken: Mutex::new(BTreeSet::new()),
+                taken: Mutex::default(),
                 freed: Notify::new(),
             }),
         }
@@ -51,9 +52,10 @@ impl Slots {
         }
     }
 
-    /// The slot of a container that is adopted.
+    /// The slot of a container of an earlier life. Two may claim one number: of an attempt that had ended, whose
+    /// container is perhaps still there, and of the one that was given its slot after it.
     pub fn claim(&self, number: u32) -> Slot {
-        self.shared.taken().insert(number);
+        *self.shared.taken().entry(number).or_default() += 1;
         self.slot(number)
     }
 
@@ -68,19 +70,41 @@ impl Slots {
 impl Shared {
     fn lowest(&self) -> Option<u32> {
         let mut taken = self.taken();
-        let number = (0..self.count).find(|number| !taken.contains(number))?;
-        taken.insert(number);
+        let number = (0..self.count).find(|number| !taken.contains_key(number))?;
+        taken.insert(number, 1);
         Some(number)
     }
 
-    fn taken(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<u32, u32>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.shared.taken().remove(&self.number);
+        let mut taken = self.shared.taken();
+        if let Some(holders) = taken.get_mut(&self.number) {
+            *holders -= 1;
+            if *holders == 0 {
+                taken.remove(&self.number);
+            }
+        }
+        drop(taken);
         self.shared.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_number_that_two_claimed_is_free_when_both_have_gone() {
+        let slots = Slots::new(1);
+        let (ended, runs) = (slots.claim(0), slots.claim(0));
+        drop(ended);
+        assert_eq!(slots.acquire().await.number, 1);
+        drop(runs);
+        assert_eq!(slots.acquire().await.number, 0);
     }
 }

@@ -2,7 +2,8 @@
 //! belong to none of them are removed.
 //!
 //! Invariants: an attempt id is never started twice, nor after a cancel that came before it; an assignment is journaled
-//! before its attempt begins; only containers of ours that are old enough are taken for orphans.
+//! before its attempt begins; only containers of ours that are old enough, or of an earlier life, are taken for
+//! orphans.
 
 use std::collections::HashSet;
 use std::sync::Arc;
