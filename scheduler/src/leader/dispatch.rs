@@ -233,7 +233,6 @@ impl Dispatcher {
         leases: &[Lease],
         terms: &[Terms],
     ) -> Result<Progress, DutyError> {
-        let stores = &self.context.stores;
         let mut open = self.board.open(terms, seats, &self.keeper.reservations);
         close_blocked(&self.context, &mut self.board, &mut open, seats).await?;
         if open.is_empty() {
@@ -243,7 +242,15 @@ impl Dispatcher {
             places: free,
             beyond: self.beyond,
         };
-        let mut reading = read(stores, &self.board, &open, terms, &self.share, scope).await?;
+        let mut reading = read(
+            &self.context.stores,
+            &self.board,
+            &open,
+            terms,
+            &self.share,
+            scope,
+        )
+        .await?;
         self.learn(&open, &reading);
         let round = place(&mut reading.parties, seats, &mut self.share, free);
         self.note(&open, &reading, &round, terms, seats);
@@ -257,7 +264,7 @@ impl Dispatcher {
         // Without anything new to know, all accounts but those past the most that a round reads have been looked at.
         let known = round.blocked.is_empty() && stale.is_empty() && self.beyond >= BEYOND_MAX;
         let more = round.unfinished && !known;
-        self.drop_entries(stale).await?;
+        index::drop_stale(&self.context.stores, &stale).await?;
         let claimed = self.claim(round.placements, leases, &mut rows).await?;
         self.beyond = match (claimed, round.unfinished) {
             (0, true) => (2 * self.beyond).clamp(8, BEYOND_MAX),
@@ -367,23 +374,8 @@ impl Dispatcher {
             self.context.stores.queue.remove(&gone).await?;
         }
         self.list |= !stale.is_empty();
-        self.drop_entries(stale).await?;
+        index::drop_stale(&self.context.stores, &stale).await?;
         Ok(progress)
-    }
-
-    /// Drops entries whose jobs were seen not to wait. One that has come back to the queue meanwhile is put back.
-    async fn drop_entries(&self, stale: Vec<QueueEntry>) -> Result<(), StoreError> {
-        if stale.is_empty() {
-            return Ok(());
-        }
-        self.context.stores.queue.remove(&stale).await?;
-        let ids: Vec<JobId> = stale.iter().map(|entry| entry.job).collect();
-        let rows = self.context.stores.jobs.get_many(&ids).await?;
-        let back: Vec<QueueEntry> = rows.iter().filter_map(QueueEntry::of).collect();
-        if !back.is_empty() {
-            self.context.stores.queue.push(&back).await?;
-        }
-        Ok(())
     }
 }
 

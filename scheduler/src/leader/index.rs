@@ -2,12 +2,14 @@
 //!
 //! Three ways: a rebuild when the queue says that it is not built, before anything is given out; a walk when the counts
 //! differ twice in a row; and a walk soon after a term begins and now and then after that, since equal counts prove
-//! nothing. A walk only adds, beside what is given out meanwhile. An entry of a job that waits no more is dropped when
-//! somebody tries to claim it. What a walk could not mend (queued rows that cannot be read have no entry) is no cause for
+//! nothing. A walk only adds, beside what is given out meanwhile, so it may add an entry of a job that has just ended.
+//! Whoever sees that an entry's job waits no more drops it. What a walk could not mend (queued rows that cannot be read have no entry) is no cause for
 //! the next one.
 
 use std::time::Duration;
 
+use common::ids::JobId;
+use common::job::{Job, JobState};
 use common::queue::QueueEntry;
 use common::store::{StoreError, Stores, Topic};
 use common::time::{Mono, SharedClock};
@@ -56,6 +58,29 @@ async fn walk(stores: &Stores, term: &Term) -> Result<u64, DutyError> {
         tokio::task::yield_now().await;
     }
     Ok(added)
+}
+
+/// Whether what an entry says is still true of the row.
+pub const fn waits(job: &Job) -> bool {
+    matches!(job.state, JobState::Queued { .. }) && job.cancel.is_none()
+}
+
+/// Drops entries whose jobs were seen not to wait. One that has come back to the queue meanwhile is put back.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn drop_stale(stores: &Stores, stale: &[QueueEntry]) -> Result<(), StoreError> {
+    if stale.is_empty() {
+        return Ok(());
+    }
+    stores.queue.remove(stale).await?;
+    let ids: Vec<JobId> = stale.iter().map(|entry| entry.job).collect();
+    let rows = stores.jobs.get_many(&ids).await?;
+    let back: Vec<QueueEntry> = rows.iter().filter_map(QueueEntry::of).collect();
+    if !back.is_empty() {
+        stores.queue.push(&back).await?;
+    }
+    Ok(())
 }
 
 /// Mends single losses for as long as the term lasts.

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use common::ids::JobId;
-use common::job::{Job, JobState};
+use common::job::Job;
 use common::queue::{Lane, QueueEntry};
 use common::store::{StoreError, Stores};
 
 use super::board::{Board, MIXED_WINDOW, Open};
+use super::index;
 use crate::fair_share::FairShare;
 use crate::placement::{Candidate, Heads, Party, Terms, expect};
 
@@ -167,7 +168,7 @@ impl Plan {
         let mut rows: HashMap<JobId, Job> = rows.into_iter().map(|job| (job.id, job)).collect();
         for (ask, entry) in chosen {
             match rows.remove(&entry.job) {
-                Some(job) if matches!(job.state, JobState::Queued { .. }) && job.cancel.is_none() => {
+                Some(job) if index::waits(&job) => {
                     let candidate = Candidate::of(&job, entry.score);
                     let ask = &self.asks[ask];
                     let heads = &mut reading.parties[ask.party].lanes[ask.lane];

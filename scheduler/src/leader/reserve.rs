@@ -1,19 +1,22 @@
 //! Finds the jobs that [`Reservations`] are for, drops reservations whose job does not wait any more, and
 //! tells what is held back, so that api can explain why others wait.
 //!
+//! Rows say whether a job waits, not the queue: a lane whose head fits nowhere is not read while it stands there, so an
+//! entry that has outlived its job would keep its room, or the lane's turn, for ever. Such entries are dropped here.
+//!
 //! Looked at now and then, and bounded: so many lanes a look, taking turns.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use common::ids::JobId;
-use common::job::{Job, JobState};
+use common::job::Job;
 use common::queue::{HELD_BACK_LIFE, HeldBack, QueueEntry};
 use common::store::StoreError;
 use common::time::Mono;
 
-use super::Context;
 use super::board::{Board, MIXED_WINDOW};
+use super::{Context, index};
 use crate::fair_share::FairShare;
 use crate::placement::{Candidate, Reservations, Seat, Terms};
 
@@ -79,14 +82,14 @@ impl Keeper {
             return Ok(());
         }
         let heads = self.overdue(context, board, &lanes).await?;
-        let ids: Vec<JobId> = heads.iter().map(|(_, entry)| entry.job).collect();
-        let rows = context.stores.jobs.get_many(&ids).await?;
-        let rows: HashMap<JobId, Job> = rows.into_iter().map(|job| (job.id, job)).collect();
-        let mut served = Vec::new();
+        let rows = rows(context, heads.iter().map(|(_, entry)| entry)).await?;
+        let (mut served, mut stale) = (Vec::new(), Vec::new());
         for ((account, lane), entry) in heads {
-            let Some(job) = rows.get(&entry.job) else { continue };
-            let waits = matches!(job.state, JobState::Queued { .. }) && job.cancel.is_none();
-            if !waits || served.contains(&(account, lane)) || self.reservations.len() >= RESERVATIONS_MAX {
+            let Some(job) = rows.get(&entry.job).filter(|job| index::waits(job)) else {
+                stale.push(entry);
+                continue;
+            };
+            if served.contains(&(account, lane)) || self.reservations.len() >= RESERVATIONS_MAX {
                 continue;
             }
             let candidate = Candidate::of(job, entry.score);
@@ -105,7 +108,7 @@ impl Keeper {
                 served.push((account, lane));
             }
         }
-        Ok(())
+        index::drop_stale(&context.stores, &stale).await
     }
 
     /// Tells what is held back, where that is news.
@@ -136,7 +139,14 @@ impl Keeper {
         terms: &[Terms],
     ) -> Result<(), StoreError> {
         let held: Vec<QueueEntry> = self.reservations.iter().map(|one| one.entry.clone()).collect();
+        let rows = rows(context, &held).await?;
+        let mut stale = Vec::new();
         for entry in held {
+            if !rows.get(&entry.job).is_some_and(index::waits) {
+                self.reservations.release(entry.job);
+                stale.push(entry);
+                continue;
+            }
             let place = context.stores.queue.place(&entry).await?;
             let place = place.and_then(|place| usize::try_from(place).ok());
             let mixed = entry.lane.class.is_mixed();
@@ -149,7 +159,7 @@ impl Keeper {
                 board.accounts[account].lanes[lane].cursor = place;
             }
         }
-        Ok(())
+        index::drop_stale(&context.stores, &stale).await
     }
 
     /// Lanes that others were placed past, of the accounts whose turn it is: none waits that was served less.
@@ -218,4 +228,17 @@ impl Keeper {
         overdue.truncate(ROWS_MAX);
         Ok(overdue)
     }
+}
+
+/// None is read where there are none.
+async fn rows(
+    context: &Context,
+    entries: impl IntoIterator<Item = &QueueEntry>,
+) -> Result<HashMap<JobId, Job>, StoreError> {
+    let ids: Vec<JobId> = entries.into_iter().map(|entry| entry.job).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = context.stores.jobs.get_many(&ids).await?;
+    Ok(rows.into_iter().map(|job| (job.id, job)).collect())
 }

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use common::explain::{Detail, Facts, Fleet, Holding, KeptRooms, Reason, explain};
 use common::ids::JobId;
-use common::job::{JobSpec, Resources, StateName};
+use common::job::{CancelRequest, CancelledBy, JobSpec, Resources, StateName};
+use common::lifecycle::JobEvent;
 use common::lifecycle::testing::{account, spec};
-use common::store::Held;
+use common::protocol::Assignment;
+use common::store::{Commit, Held};
 
+use crate::agent::{Agent, held};
 use crate::ring::{DEADLINE, PATIENT, Ring, until};
 use crate::shares::started;
 use crate::tap::Tap;
@@ -84,7 +87,7 @@ async fn a_hundred_thousand_jobs_that_no_worker_fits_delay_one_that_fits_by_noth
 }
 
 /// A ring with a worker of four CPUs that runs jobs of one CPU, of which there is no end.
-async fn endless_small(reserve_after: Duration) -> (Ring, crate::agent::Agent) {
+async fn endless_small(reserve_after: Duration) -> (Ring, Agent) {
     let ring = Ring::with_config(
         PATIENT,
         |stores| stores,
@@ -117,8 +120,8 @@ async fn a_large_job_among_endless_small_ones_starts_when_those_that_run_have_en
             started(&ring, &mut agent, &running).await;
             let session = agent.session;
             ring.restart().await;
-            agent = crate::agent::Agent::connect(&ring, "w").await;
-            let held = running.iter().map(crate::agent::held).collect();
+            agent = Agent::connect(&ring, "w").await;
+            let held = running.iter().map(held).collect();
             agent.greet(session, held).await;
             // It has waited too long by now: only the new leader has to see it.
             waits_since = ring.clock.mono();
@@ -206,15 +209,71 @@ async fn without_a_reservation_it_would_wait_for_ever_and_one_that_is_cancelled_
         let done = running.remove(0);
         agent.exit_keeping(&done, &mut running).await;
     }
-    let cancel = common::lifecycle::JobEvent::CancelAsked(common::job::CancelRequest {
-        by: common::job::CancelledBy::System,
-        why: None,
-        at: ring.clock.now(),
-    });
-    ring.jobs.apply(id, cancel).await.unwrap();
+    ring.jobs.apply(id, cancel_asked(&ring)).await.unwrap();
     while running.len() < 4 {
         running.push(agent.hear_assignment().await);
     }
+    large_is_forgotten(&ring).await;
+}
+
+#[tokio::test]
+async fn room_held_back_is_given_away_though_the_queue_still_names_the_job_it_was_for() {
+    let (ring, mut agent) = endless_small(Duration::ZERO).await;
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        running.push(agent.hear_assignment().await);
+    }
+    let id = ring.submit_for(&account("large"), large()).await;
+    end_small_until(&mut agent, &mut running, async || {
+        let kept = ring.stores.queue.reservations().await.unwrap();
+        if kept.is_empty() { Err(kept) } else { Ok(()) }
+    })
+    .await;
+    // The row alone: a walk over the rows may put back the entry of a job that ends meanwhile.
+    let job = ring.job(id).await;
+    let cancelled = ring.jobs.decide(&job, cancel_asked(&ring)).unwrap().job;
+    let change = Commit {
+        job: cancelled,
+        expected: job.revision,
+    };
+    assert_eq!(ring.stores.jobs.commit(vec![change]).await.unwrap(), [Ok(())]);
+    while running.len() < 4 {
+        running.push(agent.hear_assignment().await);
+    }
+    large_is_forgotten(&ring).await;
+}
+
+/// Small ones end, and others take what becomes free, until that is held back and `reached` says so.
+async fn end_small_until<E: std::fmt::Debug>(
+    agent: &mut Agent,
+    running: &mut Vec<Assignment>,
+    reached: impl AsyncFn() -> Result<(), E>,
+) {
+    let mut seen = None;
+    let reached = tokio::time::timeout(DEADLINE, async {
+        while let Err(other) = reached().await {
+            seen = Some(other);
+            if running.len() == 4 {
+                let done = running.remove(0);
+                agent.exit_keeping(&done, running).await;
+            } else if let Ok(next) = tokio::time::timeout(LOOK_EVERY, agent.hear_assignment()).await {
+                running.push(next);
+            }
+        }
+    });
+    let reached = reached.await.is_ok();
+    assert!(reached, "not within {DEADLINE:?}; seen last: {seen:?}");
+}
+
+fn cancel_asked(ring: &Ring) -> JobEvent {
+    JobEvent::CancelAsked(CancelRequest {
+        by: CancelledBy::System,
+        why: None,
+        at: ring.clock.now(),
+    })
+}
+
+async fn large_is_forgotten(ring: &Ring) {
     until("the queue has forgotten it", || async {
         let lanes = ring.stores.queue.lanes().await.unwrap();
         match lanes.iter().any(|(lane, _)| lane.account == account("large")) {
@@ -261,35 +320,17 @@ async fn a_small_job_that_waits_for_room_held_back_says_so_until_the_large_one_h
     let large_id = ring.submit_for(&account("large"), large()).await;
     let last = ring.submit_for(&account("small"), spec()).await;
     assert_eq!(why(&ring, last).await.0, Reason::WorkersBusy);
-    // Small ones take what becomes free, until it is kept and that is told.
     let words = "its room is held for a larger job since";
-    let mut seen = None;
-    let told = tokio::time::timeout(DEADLINE, async {
-        loop {
-            let (reason, sentence) = seen.insert(why(&ring, last).await);
-            let kept = !ring.stores.queue.reservations().await.unwrap().is_empty();
-            if kept && *reason == Reason::Reserved && sentence.contains(words) {
-                return;
-            }
-            if running.len() == 4 {
-                let done = running.remove(0);
-                agent.exit_keeping(&done, &mut running).await;
-            } else if let Ok(next) = tokio::time::timeout(LOOK_EVERY, agent.hear_assignment()).await {
-                running.push(next);
-            }
+    end_small_until(&mut agent, &mut running, async || {
+        let (reason, sentence) = why(&ring, last).await;
+        let kept = !ring.stores.queue.reservations().await.unwrap().is_empty();
+        if kept && reason == Reason::Reserved && sentence.contains(words) {
+            return Ok(());
         }
-    });
-    let told = told.await.is_ok();
-    assert!(
-        told,
-        "room held back was not told within {DEADLINE:?}; seen last: {seen:?}"
-    );
-    let cancel = common::lifecycle::JobEvent::CancelAsked(common::job::CancelRequest {
-        by: common::job::CancelledBy::System,
-        why: None,
-        at: ring.clock.now(),
-    });
-    ring.jobs.apply(large_id, cancel).await.unwrap();
+        Err((kept, reason, sentence))
+    })
+    .await;
+    ring.jobs.apply(large_id, cancel_asked(&ring)).await.unwrap();
     while running.len() < 4 {
         running.push(agent.hear_assignment().await);
     }
