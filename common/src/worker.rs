@@ -115,6 +115,21 @@ impl Condition {
             Self::Unready { .. } => false,
         }
     }
+
+    /// Also not ready for this reason, where there is one.
+    #[must_use]
+    pub fn and(self, reason: Option<String>) -> Self {
+        let mut reasons = match self {
+            Self::Ready => Vec::new(),
+            Self::Unready { reasons } => reasons,
+        };
+        reasons.extend(reason);
+        if reasons.is_empty() {
+            Self::Ready
+        } else {
+            Self::Unready { reasons }
+        }
+    }
 }
 
 /// Use of the node, for pages; decides nothing.

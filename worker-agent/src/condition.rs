@@ -11,6 +11,7 @@ use common::tasks::Tasks;
 use common::worker::Condition;
 use tokio::sync::watch;
 
+use crate::attempt::Slots;
 use crate::executor::Executor;
 
 /// Longest that the executor is waited for.
@@ -18,14 +19,19 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 pub struct NodeCondition {
     executor: Arc<dyn Executor>,
+    slots: Slots,
     known: watch::Sender<Condition>,
 }
 
 impl NodeCondition {
     /// After a first look: a hello would else promise what nobody has looked at.
-    pub async fn looked_at(executor: Arc<dyn Executor>) -> Self {
-        let known = watch::Sender::new(ask(&executor).await);
-        Self { executor, known }
+    pub async fn looked_at(executor: Arc<dyn Executor>, slots: Slots) -> Self {
+        let known = watch::Sender::new(ask(&executor, &slots).await);
+        Self {
+            executor,
+            slots,
+            known,
+        }
     }
 
     /// Told of every change.
@@ -35,7 +41,7 @@ impl NodeCondition {
 
     /// Ends after the answer is known to whoever has subscribed.
     pub async fn look(&self) {
-        let found = ask(&self.executor).await;
+        let found = ask(&self.executor, &self.slots).await;
         self.known.send_if_modified(|known| {
             let changed = *known != found;
             *known = found;
@@ -60,12 +66,12 @@ impl NodeCondition {
     }
 }
 
-async fn ask(executor: &Arc<dyn Executor>) -> Condition {
-    tokio::time::timeout(WITHIN, executor.condition())
-        .await
-        .unwrap_or_else(|_| Condition::Unready {
-            reasons: vec!["the container engine does not answer".into()],
-        })
+async fn ask(executor: &Arc<dyn Executor>, slots: &Slots) -> Condition {
+    let asked = tokio::time::timeout(WITHIN, executor.condition()).await;
+    let condition = asked.unwrap_or_else(|_| Condition::Unready {
+        reasons: vec!["the container engine does not answer".into()],
+    });
+    condition.and(slots.problem())
 }
 
 #[cfg(test)]
@@ -80,7 +86,8 @@ mod tests {
     #[tokio::test]
     async fn a_look_that_panics_is_not_the_last_one() {
         let (fake, tasks) = (Arc::new(FakeExecutor::default()), Tasks::new());
-        let condition = Arc::new(NodeCondition::looked_at(Arc::clone(&fake) as Arc<dyn Executor>).await);
+        let condition =
+            Arc::new(NodeCondition::looked_at(Arc::clone(&fake) as Arc<dyn Executor>, Slots::new(1)).await);
         let mut told = condition.subscribe();
         fake.panic_at_the_next_look();
         fake.refuse(Some(StartFailure::Infra {

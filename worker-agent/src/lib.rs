@@ -14,12 +14,12 @@ pub mod journal;
 pub mod link;
 pub mod log_pump;
 pub mod machine;
+mod orphans;
 pub mod preflight;
 pub mod session;
 pub mod spool;
 pub mod transfer;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,9 +45,6 @@ const CLOSED_KEPT: Duration = Duration::from_secs(3_600);
 
 /// How long attempts and connections get to put their things down at the end.
 const JOIN_WITHIN: Duration = Duration::from_secs(10);
-
-/// Longest that the executor is waited for at the start.
-const EXECUTOR_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -144,7 +141,6 @@ pub async fn run_with(
     let journal = Journal::open(&config.state_folder, CLOSED_KEPT, clock.now())?;
     let folder = config.state_folder.join("attempts");
     discard_unknown(&folder, &journal);
-    remove_leftovers(&inner, &executor, &journal).await;
     let about = executor.describe().await;
     let description = WorkerDescription {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -156,7 +152,8 @@ pub async fn run_with(
         capacity: config.capacity,
         notes: about.notes,
     };
-    let condition = Arc::new(NodeCondition::looked_at(Arc::clone(&executor)).await);
+    let slots = Slots::new(config.capacity.slots);
+    let condition = Arc::new(NodeCondition::looked_at(Arc::clone(&executor), slots.clone()).await);
     condition.keep_looking(&inner, config.limits.condition_every);
     let condition_told = condition.subscribe();
     let context = Arc::new(Context {
@@ -167,10 +164,11 @@ pub async fn run_with(
         disk,
         clock: Arc::clone(&clock),
         tasks: inner.clone(),
-        slots: Slots::new(config.capacity.slots),
+        slots,
         limits: config.limits,
         folder,
     });
+    orphans::keep_sweeping(&context);
     let session = Session::new(Parts {
         config,
         clock,
@@ -187,31 +185,6 @@ pub async fn run_with(
         tracing::warn!("some tasks of the agent did not end in time");
     }
     Ok(())
-}
-
-/// Containers of earlier lives that the journal does not know: half-made or spare ones. Listed before this life makes
-/// any, so none of them needs the grace of those that may be in the making.
-async fn remove_leftovers(tasks: &Tasks, executor: &Arc<dyn Executor>, journal: &Journal) {
-    let Ok(Ok(owned)) = tokio::time::timeout(EXECUTOR_WITHIN, executor.owned()).await else {
-        // the engine is away; the sweep for orphans comes by later
-        return;
-    };
-    let known: HashSet<_> = journal
-        .state()
-        .held
-        .into_values()
-        .filter_map(|held| held.container)
-        .map(|(container, _)| container)
-        .collect();
-    let executor = Arc::clone(executor);
-    tasks.spawn("leftovers", async move {
-        for found in owned.into_iter().filter(|found| !known.contains(&found.container)) {
-            tracing::info!(container = found.container.0, "removing a container of an earlier life");
-            if let Err(error) = executor.remove(&found.container).await {
-                tracing::warn!(%error, container = found.container.0, "a container of an earlier life stays for now");
-            }
-        }
-    });
 }
 
 /// Folders of attempts that the journal does not know.

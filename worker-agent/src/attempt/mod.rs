@@ -5,11 +5,11 @@
 //! is journaled before the container may go and is sent again until it is acknowledged. A task that is dropped or
 //! told to leave touches nothing: the next life of the agent goes on from the journal and the spool.
 
-mod discard;
 mod ending;
 mod mailbox;
 mod outcome;
 mod output;
+mod removal;
 mod run;
 mod slots;
 mod steps;
@@ -34,7 +34,6 @@ use tokio::time::Instant;
 pub use self::mailbox::{Mail, Mailbox};
 pub use self::slots::Slots;
 
-use self::discard::discard;
 use self::outcome::Asked;
 use self::slots::Slot;
 use self::steps::{Adopted, Gathered, Ready};
@@ -249,7 +248,7 @@ impl Attempt {
             if let Some((container, slot)) = self.held.container.clone() {
                 let (context, slot) = (Arc::clone(&self.context), self.context.slots.claim(slot));
                 self.context.tasks.spawn("remove container", async move {
-                    discard(&context, container, Some(slot)).await;
+                    removal::remove(&context, container, Some(slot)).await;
                 });
             }
         } else if self.held.container.is_none()

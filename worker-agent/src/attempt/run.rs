@@ -6,10 +6,9 @@
 use common::attempt::Outcome;
 use common::time::Mono;
 
-use super::discard::discard;
 use super::steps::{Adopted, Ready};
-use super::{Attempt, Phase, Way, later, outcome};
-use crate::executor::{AdoptFailure, End, ExecEvent, Prepared, StopWhy};
+use super::{Attempt, Phase, Way, later, outcome, removal};
+use crate::executor::{AdoptFailure, End, ExecEvent, Prepared, StartFailure, StopWhy};
 use crate::journal::{Durability, Entry};
 
 impl Attempt {
@@ -56,7 +55,11 @@ impl Attempt {
         match prepared.run(deadline).await {
             Ok(running) => self.phase = Phase::Running(running),
             Err(failure) => {
-                discard(&self.context, container, self.slot.take()).await;
+                removal::remove(&self.context, container, self.slot.take()).await;
+                // Before the failure is reported, so that the next try goes elsewhere.
+                if let StartFailure::Infra { .. } = failure {
+                    self.context.condition.look().await;
+                }
                 self.report_bare(outcome::of_start_failure(&failure)).await;
             }
         }

@@ -4,6 +4,7 @@
 //! one up.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -15,9 +16,11 @@ pub struct Slots {
 
 #[derive(Debug)]
 struct Shared {
-    count: u32,
+    at_a_time: u32,
     /// How many hold each.
     taken: Mutex<BTreeMap<u32, u32>>,
+    /// Of those, how many are kept by containers that cannot be removed.
+    kept: AtomicU32,
     freed: Notify,
 }
 
@@ -25,6 +28,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Slot {
     pub number: u32,
+    kept: bool,
     shared: Arc<Shared>,
 }
 
@@ -32,8 +36,9 @@ impl Slots {
     pub fn new(at_a_time: u32) -> Self {
         Self {
             shared: Arc::new(Shared {
-                count: at_a_time.max(1).saturating_mul(2),
+                at_a_time: at_a_time.max(1),
                 taken: Mutex::default(),
+                kept: AtomicU32::new(0),
                 freed: Notify::new(),
             }),
         }
@@ -59,10 +64,31 @@ impl Slots {
         self.slot(number)
     }
 
+    /// Why no more attempts should be taken: with so many slots kept, one more might wait for its own without end.
+    pub fn problem(&self) -> Option<String> {
+        let kept = self.shared.kept.load(Ordering::Relaxed);
+        (kept >= self.shared.at_a_time).then(|| {
+            format!(
+                "{kept} containers of jobs that could not be started cannot be removed, and keep the users that other \
+                 jobs would have: the agent's log names them and says why (docker rm -f removes one)"
+            )
+        })
+    }
+
     fn slot(&self, number: u32) -> Slot {
         Slot {
             number,
+            kept: false,
             shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl Slot {
+    /// Its container cannot be removed yet.
+    pub fn keep(&mut self) {
+        if !std::mem::replace(&mut self.kept, true) {
+            self.shared.kept.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -70,7 +96,7 @@ impl Slots {
 impl Shared {
     fn lowest(&self) -> Option<u32> {
         let mut taken = self.taken();
-        let number = (0..self.count).find(|number| !taken.contains_key(number))?;
+        let number = (0..self.at_a_time.saturating_mul(2)).find(|number| !taken.contains_key(number))?;
         taken.insert(number, 1);
         Some(number)
     }
@@ -82,6 +108,9 @@ impl Shared {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        if self.kept {
+            self.shared.kept.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut taken = self.shared.taken();
         if let Some(holders) = taken.get_mut(&self.number) {
             *holders -= 1;
@@ -106,5 +135,18 @@ mod tests {
         assert_eq!(slots.acquire().await.number, 1);
         drop(runs);
         assert_eq!(slots.acquire().await.number, 0);
+    }
+
+    #[tokio::test]
+    async fn with_as_many_kept_as_may_run_no_more_are_taken_until_one_is_let_go() {
+        let slots = Slots::new(2);
+        let (mut one, mut other) = (slots.acquire().await, slots.acquire().await);
+        one.keep();
+        one.keep();
+        assert_eq!(slots.problem(), None);
+        other.keep();
+        assert!(slots.problem().unwrap().contains("2 containers"));
+        drop(one);
+        assert_eq!(slots.problem(), None);
     }
 }

@@ -22,6 +22,9 @@ use super::{
     Running, StartFailure, Status, StopWhy,
 };
 
+/// What is said of a run that is refused.
+pub const RUN_REFUSED: &str = "told to begin none";
+
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct FakeExecutor {
@@ -126,9 +129,9 @@ impl FakeExecutor {
         self.change(|state| state.look_panics = true);
     }
 
-    /// No container is begun from now on.
-    pub fn refuse_run(&self) {
-        self.change(|state| state.run_refused = true);
+    /// No container is begun from now on, or each one again; the node says so.
+    pub fn refuse_run(&self, refused: bool) {
+        self.change(|state| state.run_refused = refused);
     }
 
     /// As many of the next removals fail.
@@ -187,17 +190,25 @@ impl FakeExecutor {
         self.change_container(attempt, |container| container.removed = true);
     }
 
-    /// A container that no journal knows.
-    pub fn leave_orphan(&self, name: &str, created_at: Timestamp, of_this_life: bool) {
-        self.change(|state| {
-            state.containers.insert(
-                ContainerRef(name.to_owned()),
-                FakeContainer {
-                    of_this_life,
-                    ..FakeContainer::new(None, 0, created_at)
-                },
-            );
-        });
+    /// A container of this life that no journal knows.
+    pub fn leave_orphan(&self, name: &str, created_at: Timestamp) {
+        self.leave(name, FakeContainer::new(None, 0, created_at));
+    }
+
+    /// One as new as can be, made before the agent started.
+    pub fn leave_of_an_earlier_life(&self, name: &str) {
+        let container = FakeContainer::new(None, 0, Timestamp::from_millis(i64::MAX));
+        self.leave(
+            name,
+            FakeContainer {
+                of_this_life: false,
+                ..container
+            },
+        );
+    }
+
+    fn leave(&self, name: &str, container: FakeContainer) {
+        self.change(|state| state.containers.insert(ContainerRef(name.to_owned()), container));
     }
 
     /// The container of an attempt, as it stands.
@@ -271,12 +282,13 @@ impl Executor for FakeExecutor {
     async fn condition(&self) -> Condition {
         let panics = self.change(|state| std::mem::take(&mut state.look_panics));
         assert!(!panics, "told to");
-        match &self.state().refusal {
-            Some(StartFailure::Infra { message }) => Condition::Unready {
-                reasons: vec![message.clone()],
-            },
-            Some(_) | None => Condition::Ready,
-        }
+        let state = self.state();
+        let refused = state.run_refused.then(|| RUN_REFUSED.to_owned());
+        let refusal = match &state.refusal {
+            Some(StartFailure::Infra { message }) => Some(message.clone()),
+            Some(_) | None => None,
+        };
+        Condition::Ready.and(refusal).and(refused)
     }
 
     async fn prepare(&self, request: PrepareRequest) -> Result<Box<dyn Prepared>, StartFailure> {
@@ -369,7 +381,7 @@ impl Prepared for FakePrepared {
     async fn run(self: Box<Self>, deadline: Mono) -> Result<Box<dyn Running>, StartFailure> {
         if self.executor.state().run_refused {
             return Err(StartFailure::Infra {
-                message: "told to".to_owned(),
+                message: RUN_REFUSED.to_owned(),
             });
         }
         if !self.executor.state().run_lost {

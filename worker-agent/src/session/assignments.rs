@@ -1,11 +1,8 @@
-//! What this worker holds: attempts are taken or refused, taken up again when their task died, and containers that
-//! belong to none of them are removed.
+//! What this worker holds: attempts are taken or refused, and taken up again when their task died.
 //!
 //! Invariants: an attempt id is never started twice, nor after a cancel that came before it; an assignment is journaled
-//! before its attempt begins; only containers of ours that are old enough, or of an earlier life, are taken for
-//! orphans.
+//! before its attempt begins.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use common::attempt::{AttemptReport, Outcome};
@@ -116,42 +113,5 @@ impl Session {
                 handle.mailbox.put(|mail| mail.link = Some(Some(outbox)));
             }
         }
-    }
-
-    /// Removes containers of ours that the journal does not know; nobody else's, and none that an attempt may be about
-    /// to note: whatever an earlier life made was noted then or never will be.
-    pub(super) fn sweep_orphans(&self) {
-        let (context, grace) = (Arc::clone(&self.context), self.config.limits.creation_grace);
-        self.tasks.spawn("orphans", async move {
-            let owned = match context.executor.owned().await {
-                Ok(owned) => owned,
-                Err(error) => {
-                    tracing::warn!(%error, "containers cannot be looked through for orphans");
-                    return;
-                }
-            };
-            let known: HashSet<_> = context
-                .journal
-                .state()
-                .held
-                .into_values()
-                .filter_map(|held| held.container)
-                .map(|(container, _)| container)
-                .collect();
-            let now = context.clock.now();
-            for found in owned {
-                let may_be_noted = found.of_this_life && now.since(found.created_at) < grace;
-                if known.contains(&found.container) || may_be_noted {
-                    continue;
-                }
-                tracing::warn!(
-                    container = found.container.0,
-                    "removing a container that no attempt holds"
-                );
-                if let Err(error) = context.executor.remove(&found.container).await {
-                    tracing::warn!(%error, container = found.container.0, "an orphan cannot be removed");
-                }
-            }
-        });
     }
 }

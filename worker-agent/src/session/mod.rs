@@ -19,7 +19,7 @@ use common::tasks::Tasks;
 use common::time::{Mono, SharedClock};
 use common::worker::{Condition, WorkerDescription};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
 use self::connection::of_link;
@@ -48,7 +48,6 @@ enum Event {
     HeartbeatDue,
     WelcomeOverdue,
     AttemptOver(AttemptId),
-    OrphansDue,
     Stop,
     DrainOver,
     ExitOverdue,
@@ -79,7 +78,6 @@ pub struct Session {
     lease_until: Option<Mono>,
     settings: Option<WorkerSettings>,
     heartbeats: Option<Interval>,
-    orphans: Interval,
     draining: bool,
     stop_asked: bool,
     /// The heartbeat that says goodbye: once it is acknowledged, nothing more is to be said.
@@ -109,8 +107,6 @@ pub struct Parts {
 
 impl Session {
     pub fn new(parts: Parts) -> Self {
-        let mut orphans = tokio::time::interval(parts.config.limits.orphans_every);
-        orphans.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             load_folder: parts.config.state_folder.clone(),
             config: parts.config,
@@ -131,7 +127,6 @@ impl Session {
             lease_until: None,
             settings: None,
             heartbeats: None,
-            orphans,
             draining: false,
             stop_asked: false,
             last_word: None,
@@ -178,7 +173,6 @@ impl Session {
             // What has changed of the node is told at once.
             Ok(()) = self.condition.changed() => Event::HeartbeatDue,
             Some(Over(attempt)) = self.over.1.recv() => Event::AttemptOver(attempt),
-            _ = self.orphans.tick() => Event::OrphansDue,
         }
     }
 
@@ -216,10 +210,6 @@ impl Session {
             Event::HeartbeatDue => self.heartbeat(),
             Event::AttemptOver(attempt) => {
                 self.attempts.remove(&attempt);
-            }
-            Event::OrphansDue => {
-                self.revive();
-                self.sweep_orphans();
             }
             Event::Stop => {
                 self.stop_asked = true;

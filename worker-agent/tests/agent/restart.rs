@@ -6,6 +6,7 @@ use common::attempt::Outcome;
 use common::log::Stream;
 use common::protocol::{ResultVerdict, Verdict};
 use common::time::{Clock, Timestamp};
+use worker_agent::executor::fake::RUN_REFUSED;
 
 use super::rig::{LEASE, NOW, Rig, assignment};
 
@@ -174,9 +175,9 @@ async fn containers_that_no_attempt_holds_are_removed_after_a_grace_and_those_of
     gateway.started(given.attempt).await;
     let young = Timestamp::from_millis(NOW.as_millis() - 59_000);
     let old = Timestamp::from_millis(NOW.as_millis() - 61_000);
-    rig.executor.leave_orphan("young", young, true);
-    rig.executor.leave_orphan("old", old, true);
-    rig.executor.leave_orphan("of an earlier life", young, false);
+    rig.executor.leave_orphan("young", young);
+    rig.executor.leave_orphan("old", old);
+    rig.executor.leave_of_an_earlier_life("of an earlier life");
     for orphan in ["old", "of an earlier life"] {
         let removed = rig
             .executor
@@ -191,7 +192,7 @@ async fn containers_that_no_attempt_holds_are_removed_after_a_grace_and_those_of
 async fn a_container_that_could_not_be_started_goes_however_often_the_engine_has_to_be_asked() {
     let mut rig = Rig::start();
     let (mut gateway, _) = rig.connect().await;
-    rig.executor.refuse_run();
+    rig.executor.refuse_run(true);
     rig.executor.refuse_removals(2);
     let given = assignment();
     gateway.assign(&given).await;
@@ -202,6 +203,45 @@ async fn a_container_that_could_not_be_started_goes_however_often_the_engine_has
         .executor
         .wait_until(|executor| executor.of(given.attempt).unwrap().removed);
     super::rig::within("the container's removal", removed).await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_life_left_goes_at_the_start_however_often_the_engine_has_to_be_asked() {
+    let mut rig = Rig::start();
+    let (_gateway, _) = rig.connect().await;
+    rig.stop().await;
+    rig.executor.leave_of_an_earlier_life("left");
+    rig.executor.refuse_removals(2);
+    rig.restart_stopped();
+    let removed = rig
+        .executor
+        .wait_until(|executor| executor.named("left").unwrap().removed);
+    super::rig::within("its removal", removed).await;
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_remove_its_containers_takes_no_more_until_it_can() {
+    let mut rig = Rig::start_with(|config| {
+        config.capacity.slots = 2;
+        config.limits.condition_every = Duration::from_millis(20);
+    });
+    let (mut gateway, _) = rig.connect().await;
+    rig.executor.refuse_removals(u32::MAX);
+    rig.executor.refuse_run(true);
+    for _ in 0..2 {
+        let given = assignment();
+        gateway.assign(&given).await;
+        gateway.outcome(given.attempt).await;
+        gateway.ack_result(&given, ResultVerdict::Accepted).await;
+    }
+    rig.executor.refuse_run(false);
+    let told = gateway
+        .reasons_when(|told| !told.iter().any(|reason| reason == RUN_REFUSED))
+        .await;
+    let expected = |reason: &String| reason.contains("2 containers") && reason.contains("cannot be removed");
+    assert!(told.len() == 1 && told.iter().all(expected), "{told:?}");
+    rig.executor.refuse_removals(0);
+    gateway.reasons_when(<[String]>::is_empty).await;
 }
 
 #[tokio::test]

@@ -6,12 +6,17 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error as EngineError;
+use bollard::query_parameters::{RemoveContainerOptions, WaitContainerOptions};
+use futures_util::StreamExt as _;
 
 /// Where an engine listens unless told otherwise.
 pub const SOCKET_DEFAULT: &str = "/var/run/docker.sock";
 
 /// What it tells of a containerd that does not answer it.
 const CONTAINERD_AWAY: &str = "N/A";
+
+/// How long somebody else's removal of a container is waited for.
+const REMOVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Longest silence in one call. Creating and starting took half a second at the worst; a machine under load needs more.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -74,6 +79,33 @@ impl Engine {
             Some(_) | None => Health::Whole,
         })
     }
+
+    /// Kills and removes a container with its anonymous volumes. One that is gone is no error.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses.
+    pub async fn remove(&self, container: &str) -> Result<(), EngineError> {
+        let client = self.client()?;
+        let options = RemoveContainerOptions {
+            v: true,
+            force: true,
+            link: false,
+        };
+        let mut outcome = client.remove_container(container, Some(options.clone())).await;
+        if outcome.as_ref().is_err_and(is_conflict) {
+            // The engine is at it already, and may fail: when that is over it is asked again, which tells.
+            let condition = WaitContainerOptions {
+                condition: "removed".to_owned(),
+            };
+            let mut removed = std::pin::pin!(client.wait_container(container, Some(condition)));
+            let _over = tokio::time::timeout(REMOVAL_MAX, removed.next()).await;
+            outcome = client.remove_container(container, Some(options)).await;
+        }
+        match outcome {
+            Err(error) if is_not_found(&error) => Ok(()),
+            outcome => outcome,
+        }
+    }
 }
 
 /// Of an engine that answers.
@@ -89,7 +121,7 @@ pub fn is_not_found(error: &EngineError) -> bool {
 }
 
 /// The engine is at it already.
-pub fn is_conflict(error: &EngineError) -> bool {
+fn is_conflict(error: &EngineError) -> bool {
     status(error) == Some(409)
 }
 
@@ -117,4 +149,59 @@ pub fn words(error: &EngineError) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    const IN_PROGRESS: (&str, &str) = (
+        "409 Conflict",
+        r#"{"message":"removal of container c is already in progress"}"#,
+    );
+    const REMOVED: (&str, &str) = ("200 OK", r#"{"StatusCode":137}"#);
+
+    /// Answers one request after the other, and tells what was asked.
+    async fn answer(listener: UnixListener, answers: &[(&str, &str)]) -> Vec<String> {
+        let mut asked = Vec::new();
+        for (status, body) in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4_096];
+            let length = stream.read(&mut request).await.unwrap();
+            let line = String::from_utf8_lossy(&request[..length]);
+            let words: Vec<&str> = line.split([' ', '?']).take(2).collect();
+            asked.push(words.join(" ").replace("/v1.41", ""));
+            let head = "content-type: application/json\r\nconnection: close";
+            let answer = format!(
+                "HTTP/1.1 {status}\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        asked
+    }
+
+    #[tokio::test]
+    async fn a_removal_that_is_in_progress_is_waited_for_and_then_asked_about() {
+        let gone = ("404 Not Found", r#"{"message":"No such container: c"}"#);
+        let failed = ("500 Internal Server Error", r#"{"message":"device busy"}"#);
+        for (last, ends_well) in [(gone, true), (failed, false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("docker.sock");
+            let listener = UnixListener::bind(&socket).unwrap();
+            let engine = Engine::at(socket);
+            let answers = [IN_PROGRESS, REMOVED, last];
+            let (removed, asked) = tokio::join!(engine.remove("c"), answer(listener, &answers));
+            assert_eq!(removed.is_ok(), ends_well, "{removed:?}");
+            let expected = [
+                "DELETE /containers/c",
+                "POST /containers/c/wait",
+                "DELETE /containers/c",
+            ];
+            assert_eq!(asked, expected);
+        }
+    }
 }

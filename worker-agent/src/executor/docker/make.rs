@@ -30,19 +30,19 @@ pub struct Built {
     pub create_ms: u64,
 }
 
-/// Makes one. What it made is removed when it fails; runs to its end once begun, so call it from a task of its own
+/// Makes one of that name. What it made is removed when it fails; runs to its end once begun, so call it from a task of its own
 /// where the caller may go away.
 ///
 /// # Errors
 /// [`StartFailure::Infra`] with the engine's words.
 pub async fn make(
     shared: &Arc<Shared>,
+    name: String,
     image: &ImageRules,
     resources: Resources,
     user: JobUser,
 ) -> Result<Built, StartFailure> {
     let began = shared.clock.mono();
-    let name = format!("{}-{:016x}", shared.name_prefix, rand::random::<u64>());
     let mut handle = Handle {
         container: ContainerRef(String::new()),
         name,

@@ -17,9 +17,11 @@ mod init_binary;
 mod make;
 mod oom;
 mod policy;
+mod removals;
 mod run;
 mod shared;
 mod spares;
+mod users;
 mod workspace;
 
 use std::collections::HashMap;
@@ -45,9 +47,11 @@ use self::container::{JobUser, LABEL_CREATED, LABEL_LIFE, LABEL_OWNER, LABEL_UID
 use self::engine::{is_not_found, socket_path};
 use self::image::{ImageRules, Images, ResolvedCommand};
 use self::make::{Built, make};
+use self::removals::Removals;
 use self::run::{DockerRunning, Handle};
 use self::shared::{SLOT_USERS, Shared, blocking};
 use self::spares::Spares;
+use self::users::Users;
 use self::workspace::Workspaces;
 use super::{
     AdoptFailure, AdoptRequest, ContainerRef, Description, Executor, ExecutorError, OwnedContainer,
@@ -131,7 +135,8 @@ impl DockerExecutor {
             source: Some(error.into()),
         })?;
         let engine = Arc::new(Engine::at(socket_path(config.socket.as_deref())));
-        let shared = Shared::start(|own| Shared {
+        let (removals, waiting) = Removals::new();
+        let shared = Arc::new(Shared {
             engine: Arc::clone(&engine),
             workspaces: Arc::new(workspaces),
             policy: config.policy,
@@ -143,8 +148,10 @@ impl DockerExecutor {
             name_prefix: format!("jw-{}", config.worker),
             uid_base: config.uid_base,
             tasks,
-            own,
+            users: Users::default(),
+            removals,
         });
+        removals::start(&shared, waiting);
         let preflight = Preflight::new(Arc::clone(&engine), state, config.init, config.image_default);
         let executor = Arc::new(Self {
             images: Images::new(engine, clock),
@@ -168,8 +175,10 @@ impl DockerExecutor {
         if found.is_empty() {
             return;
         }
-        for uid in listed.iter().filter_map(|container| container.handle.uid) {
-            self.shared.mark_uid(uid);
+        for handle in listed.iter().map(|container| &container.handle) {
+            if let Some(uid) = handle.uid {
+                self.shared.users.mark(uid, &handle.name);
+            }
         }
         let gone: Vec<String> = found
             .into_iter()
@@ -248,7 +257,7 @@ impl DockerExecutor {
         let user = slot_user(shared.uid_base, slot);
         let (answer, made) = tokio::sync::oneshot::channel();
         self.shared.tasks.spawn("container", async move {
-            let built = make(&shared, &rules, resources, user).await;
+            let built = make(&shared, shared.new_name(), &rules, resources, user).await;
             if let Err(Ok(unwanted)) = answer.send(built) {
                 shared.reap(unwanted.handle).await;
             }
@@ -281,7 +290,8 @@ impl Executor for DockerExecutor {
     }
 
     async fn condition(&self) -> Condition {
-        self.preflight.condition().await
+        let condition = self.preflight.condition().await;
+        condition.and(self.shared.removals.problem())
     }
 
     fn is_pulling(&self, attempt: AttemptId) -> bool {
@@ -353,15 +363,14 @@ impl Executor for DockerExecutor {
         if labels.get(LABEL_OWNER) != Some(&self.shared.owner) {
             return Err(gone);
         }
-        let uid = labels.get(LABEL_UID).and_then(|uid| uid.parse().ok());
-        if let Some(uid) = uid {
-            self.shared.mark_uid(uid);
-        }
         let handle = Handle {
             container: request.container,
             name: seen.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-            uid,
+            uid: labels.get(LABEL_UID).and_then(|uid| uid.parse().ok()),
         };
+        if let Some(uid) = handle.uid {
+            self.shared.users.mark(uid, &handle.name);
+        }
         let grace = request.assignment.spec.limits.grace.min(self.kill_grace);
         Ok(Box::new(DockerRunning::new(
             Arc::clone(&self.shared),

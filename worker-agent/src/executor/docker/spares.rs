@@ -16,7 +16,6 @@ use tokio::time::MissedTickBehavior;
 use super::container::JobUser;
 use super::image::ImageRules;
 use super::make::{Built, make};
-use super::run::Handle;
 use super::shared::{SLOT_USERS, Shared};
 use crate::executor::ContainerRef;
 
@@ -71,8 +70,6 @@ pub struct Spares {
     names: StdMutex<BTreeSet<ContainerRef>>,
     /// Those that were given to jobs lately, and when: for the search for orphans they are as new as that.
     given: StdMutex<HashMap<ContainerRef, (Timestamp, Mono)>>,
-    /// Those whose removal failed, as while the engine is away: tried again with each renewal and at the end.
-    unremoved: Mutex<Vec<Handle>>,
     refills: mpsc::Sender<Kind>,
 }
 
@@ -85,7 +82,6 @@ impl Spares {
             waiting: Mutex::default(),
             names: StdMutex::default(),
             given: StdMutex::default(),
-            unremoved: Mutex::default(),
             refills,
         });
         let keeper = Arc::clone(&spares);
@@ -147,13 +143,12 @@ impl Spares {
             .remove(container);
     }
 
-    fn free_user(&self) -> JobUser {
+    fn free_user(&self, name: &str) -> JobUser {
         if !rustix::process::geteuid().is_root() {
             return super::own_user();
         }
-        let uid = self
-            .shared
-            .take_uid(self.shared.uid_base.saturating_add(SLOT_USERS));
+        let first = self.shared.uid_base.saturating_add(SLOT_USERS);
+        let uid = self.shared.users.take(first, name);
         JobUser { uid, gid: uid }
     }
 
@@ -177,7 +172,6 @@ impl Spares {
         for spare in left {
             self.destroy(spare).await;
         }
-        self.remove_again().await;
     }
 
     async fn refill(&self, kind: Kind) {
@@ -201,8 +195,9 @@ impl Spares {
         if let Some(spare) = surplus {
             self.destroy(spare).await;
         }
-        let user = self.free_user();
-        match make(&self.shared, &kind.image, kind.resources, user).await {
+        let name = self.shared.new_name();
+        let user = self.free_user(&name);
+        match make(&self.shared, name, &kind.image, kind.resources, user).await {
             Ok(built) => {
                 self.names
                     .lock()
@@ -221,7 +216,6 @@ impl Spares {
     }
 
     async fn renew(&self) {
-        self.remove_again().await;
         let now = self.shared.clock.mono();
         let mut waiting = self.waiting.lock().await;
         let mut kept = Vec::with_capacity(waiting.len());
@@ -249,23 +243,12 @@ impl Spares {
     async fn destroy(&self, mut spare: Spare) {
         // the removal is by force anyhow
         let _ = spare.built.attachment.send(&Command::Bye).await;
-        self.remove(spare.built.handle).await;
-    }
-
-    async fn remove_again(&self) {
-        let unremoved = std::mem::take(&mut *self.unremoved.lock().await);
-        for handle in unremoved {
-            self.remove(handle).await;
+        let handle = spare.built.handle;
+        if let Err(error) = self.shared.remove(&handle).await {
+            tracing::info!(container = %handle.name, %error, "a spare container is not removed yet");
+            self.shared.reap(handle.clone()).await;
         }
-    }
-
-    async fn remove(&self, handle: Handle) {
-        match self.shared.remove(&handle).await {
-            Ok(()) => self.forget(&handle.container),
-            Err(error) => {
-                tracing::warn!(container = %handle.name, %error, "a spare container could not be removed yet");
-                self.unremoved.lock().await.push(handle);
-            }
-        }
+        // after its removal, or nobody would be the one to remove it
+        self.forget(&handle.container);
     }
 }

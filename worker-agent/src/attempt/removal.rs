@@ -1,4 +1,4 @@
-//! The removal of a container that its attempt does not want any more, however often the engine has to be asked.
+//! The removal of a container that its attempt has no more use for, however often the engine has to be asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,16 @@ const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// Asks once before it returns, so that what can go is gone before its attempt is reported; then goes on beside. The
-/// slot stays taken until the container is removed: its user is that one's.
+/// slot stays taken until the container is removed, for its user is that one's: it bounds how many are asked for at a
+/// time, since a node with many such slots is not ready.
 ///
 /// What remains when the agent ends is found by its next life.
-pub(super) async fn discard(context: &Arc<Context>, container: ContainerRef, slot: Option<Slot>) {
+pub(super) async fn remove(context: &Arc<Context>, container: ContainerRef, mut slot: Option<Slot>) {
     if is_removed(context, &container).await {
         return;
+    }
+    if let Some(slot) = &mut slot {
+        slot.keep();
     }
     let asking = Arc::clone(context);
     context.tasks.spawn("removal", async move {

@@ -1,0 +1,211 @@
+//! Containers that are to go: removed in the background, however often the engine has to be asked.
+//!
+//! Invariants: an engine that is away, or has no containerd, is waited for. What a whole one refuses is kept on a list
+//! that one task works off, so that nothing else waits for it; a node with a long list is not ready, which bounds it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use common::tasks::Tasks;
+use tokio::sync::mpsc;
+
+use super::engine::{Health, words};
+use super::run::Handle;
+use super::shared::{Shared, blocking};
+use crate::executor::ExecutorError;
+
+/// Containers that wait to be removed; more than slots ever end at once. When it is full, whoever ends one waits.
+const WAITING_MAX: usize = 256;
+/// Removals at the same time: each costs the engine CPU that jobs want.
+const REAPERS: usize = 2;
+/// Before a removal is asked for again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// With more that cannot be removed the node takes nothing new.
+const STUCK_MAX: usize = 32;
+
+pub struct Removals {
+    waiting: mpsc::Sender<Handle>,
+    /// By the container's name.
+    stuck: Mutex<BTreeMap<String, Stuck>>,
+}
+
+struct Stuck {
+    handle: Handle,
+    why: String,
+}
+
+/// The other end of [`Removals`].
+pub struct Waiting(mpsc::Receiver<Handle>);
+
+impl Removals {
+    pub fn new() -> (Self, Waiting) {
+        let (waiting, receiver) = mpsc::channel(WAITING_MAX);
+        let removals = Self {
+            waiting,
+            stuck: Mutex::default(),
+        };
+        (removals, Waiting(receiver))
+    }
+
+    /// Why the node should take nothing new.
+    pub fn problem(&self) -> Option<String> {
+        let stuck = self.stuck();
+        let (name, first) = stuck.first_key_value()?;
+        (stuck.len() > STUCK_MAX).then(|| {
+            format!(
+                "{} containers cannot be removed, such as {name}: {} (find out why with docker rm -f {name})",
+                stuck.len(),
+                first.why
+            )
+        })
+    }
+
+    fn stuck(&self) -> MutexGuard<'_, BTreeMap<String, Stuck>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes what is [reaped](Shared::reap), until the agent stops. What stays behind is found by its next life.
+pub fn start(shared: &Arc<Shared>, waiting: Waiting) {
+    let tasks = &shared.tasks;
+    let waiting = Arc::new(tokio::sync::Mutex::new(waiting.0));
+    for _ in 0..REAPERS {
+        let (weak, waiting, tasks) = (Arc::downgrade(shared), Arc::clone(&waiting), tasks.clone());
+        shared.tasks.keep("reaper", move || {
+            reap_all(weak.clone(), Arc::clone(&waiting), tasks.clone())
+        });
+    }
+    let (weak, tasks) = (Arc::downgrade(shared), tasks.clone());
+    shared
+        .tasks
+        .keep("stuck removals", move || ask_again(weak.clone(), tasks.clone()));
+}
+
+async fn reap_all(
+    shared: Weak<Shared>,
+    waiting: Arc<tokio::sync::Mutex<mpsc::Receiver<Handle>>>,
+    tasks: Tasks,
+) {
+    loop {
+        let next = async { waiting.lock().await.recv().await };
+        let handle = tokio::select! {
+            biased;
+            // what is queued is still removed
+            handle = next => handle,
+            () = tasks.stopping().cancelled() => return,
+        };
+        let (Some(handle), Some(shared)) = (handle, shared.upgrade()) else {
+            return;
+        };
+        shared.remove_once_there_is_an_engine(handle).await;
+    }
+}
+
+async fn ask_again(shared: Weak<Shared>, tasks: Tasks) {
+    while tokio::time::timeout(AGAIN, tasks.stopping().cancelled())
+        .await
+        .is_err()
+    {
+        let Some(shared) = shared.upgrade() else { return };
+        shared.remove_stuck().await;
+    }
+}
+
+impl Shared {
+    /// Removes it in the background.
+    pub async fn reap(self: &Arc<Self>, handle: Handle) {
+        if let Err(unsent) = self.removals.waiting.send(handle).await {
+            self.remove_once_there_is_an_engine(unsent.0).await;
+        }
+    }
+
+    async fn remove_once_there_is_an_engine(&self, handle: Handle) {
+        loop {
+            let Err(error) = self.remove(&handle).await else {
+                return;
+            };
+            tracing::warn!(container = %handle.name, %error, "not removed yet");
+            if matches!(self.engine.health().await, Ok(Health::Whole)) {
+                let why = error.message;
+                let stuck = Stuck { handle, why };
+                self.removals.stuck().insert(stuck.handle.name.clone(), stuck);
+                return;
+            }
+            let stopping = self.tasks.stopping().cancelled();
+            if tokio::time::timeout(AGAIN, stopping).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn remove_stuck(&self) {
+        let handles: Vec<Handle> = {
+            let stuck = self.removals.stuck();
+            stuck.values().map(|stuck| stuck.handle.clone()).collect()
+        };
+        for handle in handles {
+            if self.tasks.stopping().is_cancelled() {
+                return;
+            }
+            match self.remove(&handle).await {
+                Ok(()) => {
+                    self.removals.stuck().remove(&handle.name);
+                    tracing::info!(container = %handle.name, "removed at last");
+                }
+                Err(error) => tracing::debug!(container = %handle.name, %error, "still not removed"),
+            }
+        }
+    }
+
+    /// Kills and removes container, anonymous volumes and workspace.
+    ///
+    /// # Errors
+    /// When the engine does not answer or refuses, or the workspace stays.
+    pub async fn remove(&self, handle: &Handle) -> Result<(), ExecutorError> {
+        if !handle.container.0.is_empty() {
+            self.engine
+                .remove(&handle.container.0)
+                .await
+                .map_err(|error| ExecutorError::new(words(&error)))?;
+        }
+        let workspaces = Arc::clone(&self.workspaces);
+        let name = handle.name.clone();
+        blocking(move || workspaces.remove(&name))
+            .await?
+            .map_err(|error| ExecutorError {
+                message: format!("the workspace stays: {error}"),
+                source: Some(error.into()),
+            })?;
+        if let Some(uid) = handle.uid {
+            self.users.free(uid, &handle.name);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::ContainerRef;
+
+    #[test]
+    fn a_node_with_more_stuck_containers_than_it_may_have_says_what_is_wrong_with_one() {
+        let (removals, _waiting) = Removals::new();
+        for number in 0..=STUCK_MAX {
+            assert_eq!(removals.problem(), None, "{number}");
+            let name = format!("jw-{number:02}");
+            let handle = Handle {
+                container: ContainerRef(name.clone()),
+                name: name.clone(),
+                uid: None,
+            };
+            let why = "device busy".to_owned();
+            removals.stuck().insert(name, Stuck { handle, why });
+        }
+        let problem = removals.problem().unwrap();
+        for part in ["33 containers", "jw-00", "device busy"] {
+            assert!(problem.contains(part), "{problem}");
+        }
+    }
+}
