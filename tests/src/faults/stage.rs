@@ -349,14 +349,17 @@ impl Stage {
             agent.terminate().await?;
         }
         for agent in self.agents.values_mut() {
-            // one that ended while its engine hung in a call leaves that one's container to its next life
-            if agent.docker().containers()?.is_empty() {
-                continue;
+            // One that ended while its engine hung in a call leaves that one's container to its next life, which also
+            // removes whatever else is left: only where the row killed the engine is it begun.
+            let begins_again = self.engine.is_some() && !agent.docker().containers()?.is_empty();
+            if begins_again {
+                agent.start_again()?;
             }
-            agent.start_again()?;
             let left = agent.docker().none_left(LONG).await;
             left.with_context(|| format!("the agent {} said last:\n{}", agent.worker(), agent.last_lines()))?;
-            agent.terminate().await?;
+            if begins_again {
+                agent.terminate().await?;
+            }
         }
         self.agents.clear();
         self.opened.closing.close().await;
