@@ -107,6 +107,13 @@ impl Fleet {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+
+    /// What the programs said last, for errors.
+    pub fn last_lines(&self) -> String {
+        let programs = std::iter::once(&self.api).chain(&self.schedulers);
+        let said = programs.map(|program| format!("{} said last:\n{}", program.binary, program.last_lines()));
+        said.collect::<Vec<_>>().join("\n")
+    }
 }
 
 async fn sign_in(api: &Program, password: &PathBuf) -> anyhow::Result<Client> {

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
+use common::identity::Role;
 use common::tasks::Tasks;
 
 use crate::args::DepthArgs;
-use crate::client::job_of;
+use crate::client::{Client, job_of};
 use crate::fleet::Fleet;
 use crate::process;
 use crate::report::{Findings, Row, number};
@@ -23,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const REST_LOOK: Duration = Duration::from_secs(2);
 const REST_LOOKS: u32 = 3;
 const REST_SHARE_MAX: f64 = 0.1;
+/// The account and the user that have the other half of the many.
+const OTHERS: &str = "others";
 /// Of each kind before those that count.
 const WARM_UP: usize = 20;
 
@@ -40,13 +44,19 @@ pub async fn run(args: &DepthArgs) -> anyhow::Result<Findings> {
         args.few > WARM_UP + args.samples,
         "more jobs have to wait than are started: ask for fewer samples"
     );
+    fill(&fleet.client, args.few).await?;
     let few = measure(&fleet, args, "few", args.few).await?;
+    // One account alone may not have so many.
+    let password = format!("{:032x}", rand::random::<u128>());
+    let others = fleet.client.sign_in_beside(OTHERS, &password, Role::User);
+    others.await?.fill(args.many / 2).await?;
+    fill(&fleet.client, args.many).await?;
     let many = measure(&fleet, args, "many", args.many).await?;
     let pair = |few: f64, many: f64| format!("{}, {} ms", number(few), number(many));
     Ok(Findings {
         title: "separate programs: a start and a submission, by how many jobs wait",
         counts: format!(
-            "{} jobs waiting against {}; {} starts and {} submissions each, one by one, the database at rest before; one \
+            "{} jobs waiting, half of them another account's, against {}; {} starts and {} submissions each, one by one, the database at rest before; one \
              simulated agent with one slot; every commit durable",
             args.many, args.few, args.samples, args.samples
         ),
@@ -94,8 +104,6 @@ async fn measure(
     waiting: usize,
 ) -> anyhow::Result<Measured> {
     let client = &fleet.client;
-    let there = usize::try_from(client.counts().await?.queued)?;
-    client.fill(waiting.saturating_sub(there)).await?;
     eprintln!("{waiting} jobs wait");
     rest(fleet).await?;
     // One after the other eats as many as it measures; submissions put as many back.
@@ -103,7 +111,8 @@ async fn measure(
     let mut submits = Vec::with_capacity(args.samples);
     for turn in 0..WARM_UP + args.samples {
         let watch = Stopwatch::start();
-        client.submit(&job_of(&["true"])).await?;
+        let submitted = client.submit(&job_of(&["true"])).await;
+        submitted.with_context(|| format!("submission {turn}; {}", fleet.last_lines()))?;
         if turn >= WARM_UP {
             submits.push(watch.millis());
         }
@@ -112,6 +121,12 @@ async fn measure(
         start: Samples::new(start).summary(),
         submit: Samples::new(submits).summary(),
     })
+}
+
+/// Until so many wait in all.
+async fn fill(client: &Client, waiting: usize) -> anyhow::Result<()> {
+    let there = usize::try_from(client.counts().await?.queued)?;
+    client.fill(waiting.saturating_sub(there)).await
 }
 
 /// Until the database has worked off what the filling has left behind: beside it processors do not fall asleep, and
