@@ -23,9 +23,10 @@ pub fn keep_sweeping(context: &Arc<Context>) {
 
 async fn sweep_on(context: Arc<Context>) {
     let every = context.limits.orphans_every;
+    let stopping = context.tasks.stopping();
     let mut again = AGAIN;
-    loop {
-        let pause = if sweep(&context).await {
+    while let Some(all_gone) = stopping.run_until_cancelled(sweep(&context)).await {
+        let pause = if all_gone {
             again = AGAIN;
             every
         } else {
@@ -33,10 +34,7 @@ async fn sweep_on(context: Arc<Context>) {
             again = pause * 2;
             pause
         };
-        let stopping = context.tasks.stopping().cancelled();
-        if tokio::time::timeout(pause, stopping).await.is_ok() {
-            return;
-        }
+        stopping.run_until_cancelled(tokio::time::sleep(pause)).await;
     }
 }
 

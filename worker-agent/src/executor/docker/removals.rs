@@ -103,12 +103,11 @@ async fn reap_all(
 }
 
 async fn ask_again(shared: Weak<Shared>, tasks: Tasks) {
-    while tokio::time::timeout(AGAIN, tasks.stopping().cancelled())
-        .await
-        .is_err()
-    {
+    let stopping = tasks.stopping();
+    let pause = || stopping.run_until_cancelled(tokio::time::sleep(AGAIN));
+    while pause().await.is_some() {
         let Some(shared) = shared.upgrade() else { return };
-        shared.remove_stuck().await;
+        stopping.run_until_cancelled(shared.remove_stuck()).await;
     }
 }
 
@@ -145,9 +144,6 @@ impl Shared {
             stuck.values().map(|stuck| stuck.handle.clone()).collect()
         };
         for handle in handles {
-            if self.tasks.stopping().is_cancelled() {
-                return;
-            }
             match self.remove(&handle).await {
                 Ok(()) => {
                     self.removals.stuck().remove(&handle.name);
