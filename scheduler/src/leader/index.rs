@@ -3,8 +3,8 @@
 //! Three ways: a rebuild when the queue says that it is not built, before anything is given out; a walk when the counts
 //! differ twice in a row; and a walk soon after a term begins and now and then after that, since equal counts prove
 //! nothing. A walk only adds, beside what is given out meanwhile, so it may add an entry of a job that has just ended.
-//! Whoever sees that an entry's job waits no more drops it. What a walk could not mend (queued rows that cannot be read have no entry) is no cause for
-//! the next one.
+//! Whoever sees that an entry's job waits no more drops it. What a walk could not mend (queued rows that cannot be read
+//! have no entry) is no cause for the next one.
 
 use std::time::Duration;
 

@@ -2,7 +2,8 @@
 //! tells what is held back, so that api can explain why others wait.
 //!
 //! Rows say whether a job waits, not the queue: a lane whose head fits nowhere is not read while it stands there, so an
-//! entry that has outlived its job would keep its room, or the lane's turn, for ever. Such entries are dropped here.
+//! entry that has outlived its job would keep its room for as long as the leader leads. Such entries are dropped here,
+//! and so are those at the head of lanes that others were placed past.
 //!
 //! Looked at now and then, and bounded: so many lanes a look, taking turns.
 

@@ -229,6 +229,9 @@ async fn room_held_back_is_given_away_though_the_queue_still_names_the_job_it_wa
         if kept.is_empty() { Err(kept) } else { Ok(()) }
     })
     .await;
+    // Of four places one at least is held back from now on.
+    let done = running.remove(0);
+    agent.exit_keeping(&done, &mut running).await;
     // The row alone: a walk over the rows may put back the entry of a job that ends meanwhile.
     let job = ring.job(id).await;
     let cancelled = ring.jobs.decide(&job, cancel_asked(&ring)).unwrap().job;

@@ -1,7 +1,7 @@
 //! Slot numbers: each living container has one, which names the host uid that its job runs as.
 //!
 //! There are twice as many as attempts run at a time, so that a container that is being removed does not hold the next
-//! one up.
+//! one up. A job that was seen to end gives its slot back before its container is removed: nothing runs there any more.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -69,8 +69,8 @@ impl Slots {
         let kept = self.shared.kept.load(Ordering::Relaxed);
         (kept >= self.shared.at_a_time).then(|| {
             format!(
-                "{kept} containers of jobs that could not be started cannot be removed, and keep the users that other \
-                 jobs would have: the agent's log names them and says why (docker rm -f removes one)"
+                "{kept} containers of jobs that are over cannot be removed, and keep the users that other jobs would \
+                 have: the agent's log names them and says why (docker rm -f removes one)"
             )
         })
     }

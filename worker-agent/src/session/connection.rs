@@ -46,6 +46,8 @@ impl Session {
         } else {
             self.failures.saturating_add(1)
         };
+        // without a connection no heartbeat does it
+        self.revive();
         self.dial(pause(&self.config.link, self.failures));
     }
 

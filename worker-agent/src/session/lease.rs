@@ -15,10 +15,10 @@ const UNANSWERED_MAX: usize = 64;
 
 impl Session {
     pub(super) fn heartbeat(&mut self) {
-        self.revive();
         if !matches!(self.state, LinkState::Up(_)) {
             return;
         }
+        self.revive();
         self.number += 1;
         let message = FromWorker::Heartbeat {
             number: self.number,

@@ -264,7 +264,7 @@ async fn a_job_that_is_given_up_before_and_while_it_runs_leaves_nothing() {
     node.close().await;
 }
 
-/// A file that nobody can remove, which keeps the engine from removing the container whose folder it lies in.
+/// A file that nobody can remove, and so neither the folder in which it lies.
 struct Immovable(std::path::PathBuf);
 
 impl Immovable {
@@ -275,6 +275,10 @@ impl Immovable {
             .join("containers")
             .join(&container.0)
             .join("immovable");
+        Self::at(path)
+    }
+
+    fn at(path: std::path::PathBuf) -> Self {
         std::fs::write(&path, "").unwrap();
         chattr("+i", &path);
         Self(path)
@@ -315,6 +319,27 @@ async fn containers_that_the_engine_refuses_to_remove_are_in_nobodys_way_and_go_
         run(&node, shell("true")).await;
     }
     only_are_left(&node, &stuck).await;
+    drop(immovable);
+    nothing_is_left(&node).await;
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_that_outlives_its_container_goes_as_soon_as_it_can() {
+    let node = node(0).await;
+    let prepared = node.executor.prepare(request(shell("true"), 0)).await.unwrap();
+    let container = prepared.container().clone();
+    drop(prepared);
+    let workspace = node
+        .state
+        .path()
+        .join("workspaces")
+        .join(workspaces(&node).remove(0));
+    let immovable = Immovable::at(workspace.join("immovable"));
+    let stays = node.executor.remove(&container).await.unwrap_err();
+    assert!(stays.message.contains("the workspace stays"), "{stays:?}");
+    // the container is gone, so whoever asks again is told that there is nothing to remove
+    node.executor.remove(&container).await.unwrap();
     drop(immovable);
     nothing_is_left(&node).await;
     node.close().await;

@@ -30,8 +30,8 @@ pub struct Built {
     pub create_ms: u64,
 }
 
-/// Makes one of that name. What it made is removed when it fails; runs to its end once begun, so call it from a task of its own
-/// where the caller may go away.
+/// Makes one of that name. What it made is removed when it fails; runs to its end once begun, so call it from a task of
+/// its own where the caller may go away.
 ///
 /// # Errors
 /// [`StartFailure::Infra`] with the engine's words.

@@ -417,7 +417,12 @@ impl Executor for DockerExecutor {
             name: seen.name.unwrap_or_default().trim_start_matches('/').to_owned(),
             uid: labels.get(LABEL_UID).and_then(|uid| uid.parse().ok()),
         };
-        self.shared.remove(&handle).await
+        let removed = self.shared.remove(&handle).await;
+        if let Err(error) = &removed {
+            // The container may be gone by the time that it is asked for again, and its workspace found by nobody.
+            self.shared.removals.keep_asking(handle, error);
+        }
+        removed
     }
 }
 

@@ -54,11 +54,19 @@ impl Removals {
         let (name, first) = stuck.first_key_value()?;
         (stuck.len() > STUCK_MAX).then(|| {
             format!(
-                "{} containers cannot be removed, such as {name}: {} (find out why with docker rm -f {name})",
+                "{} containers or their workspaces cannot be removed, such as {name}: {} (end what holds it, or start \
+                 the engine anew)",
                 stuck.len(),
                 first.why
             )
         })
+    }
+
+    /// Asks for what failed until it succeeds.
+    pub fn keep_asking(&self, handle: Handle, error: &ExecutorError) {
+        let why = error.message.clone();
+        let name = handle.name.clone();
+        self.stuck().insert(name, Stuck { handle, why });
     }
 
     fn stuck(&self) -> MutexGuard<'_, BTreeMap<String, Stuck>> {
@@ -126,9 +134,7 @@ impl Shared {
             };
             tracing::warn!(container = %handle.name, %error, "not removed yet");
             if matches!(self.engine.health().await, Ok(Health::Whole)) {
-                let why = error.message;
-                let stuck = Stuck { handle, why };
-                self.removals.stuck().insert(stuck.handle.name.clone(), stuck);
+                self.removals.keep_asking(handle, &error);
                 return;
             }
             let stopping = self.tasks.stopping().cancelled();
@@ -149,7 +155,10 @@ impl Shared {
                     self.removals.stuck().remove(&handle.name);
                     tracing::info!(container = %handle.name, "removed at last");
                 }
-                Err(error) => tracing::debug!(container = %handle.name, %error, "still not removed"),
+                Err(error) => {
+                    tracing::debug!(container = %handle.name, %error, "still not removed");
+                    self.removals.keep_asking(handle, &error);
+                }
             }
         }
     }

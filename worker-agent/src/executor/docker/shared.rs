@@ -1,4 +1,4 @@
-//! What every part of the executor holds: the engine, the workspaces, the settings, and who has which user.
+//! What every part of the executor holds: the engine, the workspaces, the settings, and what is being removed.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -218,7 +218,7 @@ impl Spares {
     async fn renew(&self) {
         let now = self.shared.clock.mono();
         let mut waiting = self.waiting.lock().await;
-        let mut kept = Vec::with_capacity(waiting.len());
+        let (mut kept, mut unwanted) = (Vec::with_capacity(waiting.len()), Vec::new());
         for mut spare in std::mem::take(&mut *waiting) {
             let idle = now.since(spare.wanted_at) > IDLE_MAX;
             let ends_at = now.after(RENEW_FOR);
@@ -234,10 +234,15 @@ impl Spares {
                 spare.ends_at = ends_at;
                 kept.push(spare);
             } else {
-                self.destroy(spare).await;
+                unwanted.push(spare);
             }
         }
         *waiting = kept;
+        // or jobs would wait for a removal
+        drop(waiting);
+        for spare in unwanted {
+            self.destroy(spare).await;
+        }
     }
 
     async fn destroy(&self, mut spare: Spare) {
@@ -248,7 +253,7 @@ impl Spares {
             tracing::info!(container = %handle.name, %error, "a spare container is not removed yet");
             self.shared.reap(handle.clone()).await;
         }
-        // after its removal, or nobody would be the one to remove it
+        // not before, or the sweep for orphans could ask for it too
         self.forget(&handle.container);
     }
 }
