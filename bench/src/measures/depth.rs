@@ -56,8 +56,8 @@ pub async fn run(args: &DepthArgs) -> anyhow::Result<Findings> {
     Ok(Findings {
         title: "separate programs: a start and a submission, by how many jobs wait",
         counts: format!(
-            "{} jobs waiting, half of them another account's, against {}; {} starts and {} submissions each, one by one, the database at rest before; one \
-             simulated agent with one slot; every commit durable",
+            "{} jobs waiting, half of them another account's, against {}; {} starts and {} submissions each, one by one, \
+             the database at rest before; one simulated agent with one slot; every commit durable",
             args.many, args.few, args.samples, args.samples
         ),
         rows: vec![

@@ -99,6 +99,13 @@ async fn endless_small(reserve_after: Duration) -> (Ring, Agent) {
     (ring, agent)
 }
 
+/// As many as the worker has room for.
+async fn four_run(agent: &mut Agent, running: &mut Vec<Assignment>) {
+    while running.len() < 4 {
+        running.push(agent.hear_assignment().await);
+    }
+}
+
 fn large() -> JobSpec {
     sized(Resources {
         cpu_millis: 4_000,
@@ -111,9 +118,7 @@ async fn a_large_job_among_endless_small_ones_starts_when_those_that_run_have_en
     let (mut ring, mut agent) = endless_small(Duration::from_secs(1)).await;
     for restarted in [false, true] {
         let mut running = Vec::new();
-        for _ in 0..4 {
-            running.push(agent.hear_assignment().await);
-        }
+        four_run(&mut agent, &mut running).await;
         let id = ring.submit_for(&account("large"), large()).await;
         let mut waits_since = ring.clock.mono();
         if restarted {
@@ -185,24 +190,18 @@ async fn a_large_job_among_endless_small_ones_starts_when_those_that_run_have_en
 async fn without_a_reservation_it_would_wait_for_ever_and_one_that_is_cancelled_keeps_nothing() {
     let (ring, mut agent) = endless_small(Duration::from_secs(3_600)).await;
     let mut running = Vec::new();
-    for _ in 0..4 {
-        running.push(agent.hear_assignment().await);
-    }
+    four_run(&mut agent, &mut running).await;
     let id = ring.submit_for(&account("large"), large()).await;
     for _ in 0..100 {
         let done = running.remove(0);
         agent.exit_keeping(&done, &mut running).await;
-        while running.len() < 4 {
-            running.push(agent.hear_assignment().await);
-        }
+        four_run(&mut agent, &mut running).await;
     }
     assert_eq!(ring.job(id).await.state.name(), StateName::Queued);
 
     let (ring, mut agent) = endless_small(Duration::ZERO).await;
     let mut running = Vec::new();
-    for _ in 0..4 {
-        running.push(agent.hear_assignment().await);
-    }
+    four_run(&mut agent, &mut running).await;
     let id = ring.submit_for(&account("large"), large()).await;
     // Two end; the second one's place is kept at the latest.
     for _ in 0..2 {
@@ -210,9 +209,7 @@ async fn without_a_reservation_it_would_wait_for_ever_and_one_that_is_cancelled_
         agent.exit_keeping(&done, &mut running).await;
     }
     ring.jobs.apply(id, cancel_asked(&ring)).await.unwrap();
-    while running.len() < 4 {
-        running.push(agent.hear_assignment().await);
-    }
+    four_run(&mut agent, &mut running).await;
     large_is_forgotten(&ring).await;
 }
 
@@ -220,9 +217,7 @@ async fn without_a_reservation_it_would_wait_for_ever_and_one_that_is_cancelled_
 async fn room_held_back_is_given_away_though_the_queue_still_names_the_job_it_was_for() {
     let (ring, mut agent) = endless_small(Duration::ZERO).await;
     let mut running = Vec::new();
-    for _ in 0..4 {
-        running.push(agent.hear_assignment().await);
-    }
+    four_run(&mut agent, &mut running).await;
     let id = ring.submit_for(&account("large"), large()).await;
     end_small_until(&mut agent, &mut running, async || {
         let kept = ring.stores.queue.reservations().await.unwrap();
@@ -240,9 +235,7 @@ async fn room_held_back_is_given_away_though_the_queue_still_names_the_job_it_wa
         expected: job.revision,
     };
     assert_eq!(ring.stores.jobs.commit(vec![change]).await.unwrap(), [Ok(())]);
-    while running.len() < 4 {
-        running.push(agent.hear_assignment().await);
-    }
+    four_run(&mut agent, &mut running).await;
     large_is_forgotten(&ring).await;
 }
 
@@ -317,9 +310,7 @@ async fn why(ring: &Ring, id: JobId) -> (Reason, String) {
 async fn a_small_job_that_waits_for_room_held_back_says_so_until_the_large_one_has_gone() {
     let (ring, mut agent) = endless_small(Duration::ZERO).await;
     let mut running = Vec::new();
-    for _ in 0..4 {
-        running.push(agent.hear_assignment().await);
-    }
+    four_run(&mut agent, &mut running).await;
     let large_id = ring.submit_for(&account("large"), large()).await;
     let last = ring.submit_for(&account("small"), spec()).await;
     assert_eq!(why(&ring, last).await.0, Reason::WorkersBusy);
@@ -334,9 +325,7 @@ async fn a_small_job_that_waits_for_room_held_back_says_so_until_the_large_one_h
     })
     .await;
     ring.jobs.apply(large_id, cancel_asked(&ring)).await.unwrap();
-    while running.len() < 4 {
-        running.push(agent.hear_assignment().await);
-    }
+    four_run(&mut agent, &mut running).await;
     until("it to be told that nothing is held back", || async {
         match why(&ring, last).await {
             (Reason::WorkersBusy, _) => Ok(()),

@@ -1,7 +1,8 @@
 //! Containers that are to go: removed in the background, however often the engine has to be asked.
 //!
 //! Invariants: an engine that is away, or has no containerd, is waited for. What a whole one refuses is kept on a list
-//! that one task works off, so that nothing else waits for it; a node with a long list is not ready, which bounds it.
+//! that one task works off, so that nothing else waits for it, and so is what somebody asked for by its id and was
+//! refused for any reason. A node with a long list is not ready, which bounds it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
