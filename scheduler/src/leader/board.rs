@@ -2,9 +2,9 @@
 //! class. Nothing here does I/O.
 //!
 //! It lets a round look at little: a class is judged by the smallest size that it can hold before any entry of it is
-//! read, and a head that fitted nowhere is remembered with its size until another stands there. So a round reads as
-//! many entries as it can place, plus one for each lane whose fate is not known yet, however many wait that no worker
-//! fits. What is remembered is bounded by the lanes, which the queue bounds for each account.
+//! read, and a head that fitted nowhere is remembered with its size until another stands there, or until the next
+//! sweep. So a round reads as many entries as it can place, plus one for each lane whose fate is not known yet, however
+//! many wait that no worker fits. What is remembered is bounded by the lanes, which the queue bounds for each account.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -281,6 +281,13 @@ impl Board {
         }
         state.blocked = None;
         false
+    }
+
+    /// Each head is read anew: one whose job has ended without leaving the queue would close its lane for ever.
+    pub fn forget_heads(&mut self) {
+        for state in self.states_mut() {
+            state.blocked = None;
+        }
     }
 
     /// Remembers a head that fitted nowhere.

@@ -186,6 +186,7 @@ impl Dispatcher {
             (self.looked_all, self.looked_workers) = (now, now);
             (self.look_all, self.look_workers) = (false, false);
             self.list = true;
+            self.board.forget_heads();
             return Ok(());
         }
         let pause = WORKERS_LOOK.max(WORKERS_LOOK_PART * self.workers_look_took);

@@ -1,9 +1,9 @@
 //! Finds the jobs that [`Reservations`] are for, drops reservations whose job does not wait any more, and
 //! tells what is held back, so that api can explain why others wait.
 //!
-//! Rows say whether a job waits, not the queue: a lane whose head fits nowhere is not read while it stands there, so an
-//! entry that has outlived its job would keep its room for as long as the leader leads. Such entries are dropped here,
-//! and so are those at the head of lanes that others were placed past.
+//! Rows say whether a job waits, not the queue: a lane whose head fits nowhere is read once a sweep, so an entry that has
+//! outlived its job would keep its room until then. Such entries are dropped here, and so are those at the head of lanes
+//! that others were placed past.
 //!
 //! Looked at now and then, and bounded: so many lanes a look, taking turns.
 

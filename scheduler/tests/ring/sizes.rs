@@ -227,16 +227,49 @@ async fn room_held_back_is_given_away_though_the_queue_still_names_the_job_it_wa
     // Of four places one at least is held back from now on.
     let done = running.remove(0);
     agent.exit_keeping(&done, &mut running).await;
-    // The row alone: a walk over the rows may put back the entry of a job that ends meanwhile.
+    cancel_row_alone(&ring, id).await;
+    four_run(&mut agent, &mut running).await;
+    large_is_forgotten(&ring).await;
+}
+
+#[tokio::test]
+async fn a_job_that_the_queue_still_names_after_its_end_does_not_close_its_lane() {
+    let ring = Ring::with_config(
+        PATIENT,
+        |stores| stores,
+        |config| config.queueing.reserve_after = Duration::from_secs(3_600),
+    )
+    .await;
+    let mut agent = ring.agent("w").await;
+    // Of one lane, and only the second fits into four CPUs.
+    let [above, below] = [4_050, 3_000].map(|cpu_millis| {
+        sized(Resources {
+            cpu_millis,
+            ..Resources::default()
+        })
+    });
+    let first = ring.submit(above).await;
+    let beside = ring.submit(spec()).await;
+    // With it the leader has seen that the first fits nowhere.
+    let assignment = agent.hear_assignment().await;
+    assert_eq!(assignment.job, beside);
+    agent.exit(&assignment, 0).await;
+    cancel_row_alone(&ring, first).await;
+    let second = ring.submit(below).await;
+    let lanes = ring.stores.queue.lanes().await.unwrap();
+    assert_eq!(lanes.len(), 1, "{lanes:?}");
+    assert_eq!(agent.hear_assignment().await.job, second);
+}
+
+/// The queue goes on naming it: a walk over the rows may put back the entry of a job that ends meanwhile.
+async fn cancel_row_alone(ring: &Ring, id: JobId) {
     let job = ring.job(id).await;
-    let cancelled = ring.jobs.decide(&job, cancel_asked(&ring)).unwrap().job;
+    let cancelled = ring.jobs.decide(&job, cancel_asked(ring)).unwrap().job;
     let change = Commit {
         job: cancelled,
         expected: job.revision,
     };
     assert_eq!(ring.stores.jobs.commit(vec![change]).await.unwrap(), [Ok(())]);
-    four_run(&mut agent, &mut running).await;
-    large_is_forgotten(&ring).await;
 }
 
 /// Small ones end, and others take what becomes free, until that is held back and `reached` says so.
