@@ -255,7 +255,7 @@ pub async fn all_put_away(agents: &[&Agent], recorder: &Recorder) -> Result<()> 
         recorder.note(Event::Holds {
             worker,
             attempts: state.held.keys().copied().collect(),
-            containers: containers.map(|(container, _)| container.0).collect(),
+            containers: containers.map(|container| container.0).collect(),
         });
     }
     recorder.note(Event::Containers { ids });

@@ -11,7 +11,6 @@ use common::tasks::Tasks;
 use common::worker::Condition;
 use tokio::sync::watch;
 
-use crate::attempt::Slots;
 use crate::executor::Executor;
 
 /// Longest that the executor is waited for.
@@ -19,19 +18,14 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 pub struct NodeCondition {
     executor: Arc<dyn Executor>,
-    slots: Slots,
     known: watch::Sender<Condition>,
 }
 
 impl NodeCondition {
     /// After a first look: a hello would else promise what nobody has looked at.
-    pub async fn looked_at(executor: Arc<dyn Executor>, slots: Slots) -> Self {
-        let known = watch::Sender::new(ask(&executor, &slots).await);
-        Self {
-            executor,
-            slots,
-            known,
-        }
+    pub async fn looked_at(executor: Arc<dyn Executor>) -> Self {
+        let known = watch::Sender::new(ask(&executor).await);
+        Self { executor, known }
     }
 
     /// Told of every change.
@@ -41,7 +35,7 @@ impl NodeCondition {
 
     /// Ends after the answer is known to whoever has subscribed.
     pub async fn look(&self) {
-        let found = ask(&self.executor, &self.slots).await;
+        let found = ask(&self.executor).await;
         self.known.send_if_modified(|known| {
             let changed = *known != found;
             *known = found;
@@ -66,12 +60,11 @@ impl NodeCondition {
     }
 }
 
-async fn ask(executor: &Arc<dyn Executor>, slots: &Slots) -> Condition {
+async fn ask(executor: &Arc<dyn Executor>) -> Condition {
     let asked = tokio::time::timeout(WITHIN, executor.condition()).await;
-    let condition = asked.unwrap_or_else(|_| Condition::Unready {
+    asked.unwrap_or_else(|_| Condition::Unready {
         reasons: vec!["the container engine does not answer".into()],
-    });
-    condition.and(slots.problem())
+    })
 }
 
 #[cfg(test)]
@@ -86,8 +79,7 @@ mod tests {
     #[tokio::test]
     async fn a_look_that_panics_is_not_the_last_one() {
         let (fake, tasks) = (Arc::new(FakeExecutor::default()), Tasks::new());
-        let condition =
-            Arc::new(NodeCondition::looked_at(Arc::clone(&fake) as Arc<dyn Executor>, Slots::new(1)).await);
+        let condition = Arc::new(NodeCondition::looked_at(Arc::clone(&fake) as Arc<dyn Executor>).await);
         let mut told = condition.subscribe();
         fake.panic_at_the_next_look();
         fake.refuse(Some(StartFailure::Infra {

@@ -57,7 +57,6 @@ pub enum Entry {
     Container {
         attempt: AttemptId,
         container: ContainerRef,
-        slot: u32,
         facts: Facts,
     },
     Started {
@@ -101,7 +100,7 @@ pub struct Facts {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Held {
     pub assignment: Arc<Assignment>,
-    pub container: Option<(ContainerRef, u32)>,
+    pub container: Option<ContainerRef>,
     pub facts: Facts,
     pub started_at: Option<Mono>,
     pub cancelled: Option<Option<String>>,
@@ -291,10 +290,9 @@ impl State {
             Entry::Container {
                 attempt,
                 container,
-                slot,
                 facts,
             } => self.change(attempt, |held| {
-                held.container = Some((container, slot));
+                held.container = Some(container);
                 held.facts = facts;
             }),
             Entry::Started { attempt, at } => self.change(attempt, |held| held.started_at = Some(at)),
@@ -338,10 +336,9 @@ impl Held {
         let mut entries = vec![Entry::Assigned {
             assignment: Arc::clone(&self.assignment),
         }];
-        entries.extend(self.container.clone().map(|(container, slot)| Entry::Container {
+        entries.extend(self.container.clone().map(|container| Entry::Container {
             attempt,
             container,
-            slot,
             facts: self.facts.clone(),
         }));
         entries.extend(self.started_at.map(|at| Entry::Started { attempt, at }));

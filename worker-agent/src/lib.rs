@@ -29,7 +29,7 @@ use common::worker::WorkerDescription;
 
 pub use self::config::{Config, OnStop, ServerUrl};
 
-use self::attempt::{Context, Slots};
+use self::attempt::Context;
 use self::condition::NodeCondition;
 use self::disk::Disk;
 use self::executor::Executor;
@@ -152,8 +152,7 @@ pub async fn run_with(
         capacity: config.capacity,
         notes: about.notes,
     };
-    let slots = Slots::new(config.capacity.slots);
-    let condition = Arc::new(NodeCondition::looked_at(Arc::clone(&executor), slots.clone()).await);
+    let condition = Arc::new(NodeCondition::looked_at(Arc::clone(&executor)).await);
     condition.keep_looking(&inner, config.limits.condition_every);
     let condition_told = condition.subscribe();
     let context = Arc::new(Context {
@@ -164,7 +163,6 @@ pub async fn run_with(
         disk,
         clock: Arc::clone(&clock),
         tasks: inner.clone(),
-        slots,
         limits: config.limits,
         folder,
     });

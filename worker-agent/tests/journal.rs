@@ -52,7 +52,6 @@ fn entries() -> Vec<Entry> {
         Entry::Container {
             attempt,
             container: ContainerRef("c1".into()),
-            slot: 3,
             facts: Facts::default(),
         },
         Entry::Started {

@@ -61,10 +61,8 @@ impl Attempt {
         if let Some(seq) = ended.and_then(|ended| ended.seq) {
             gathered.running.ack(seq).await;
         }
-        let slot = self.slot.take();
         self.context.tasks.spawn("remove container", async move {
             gathered.running.finish().await;
-            drop(slot);
         });
         Way::On
     }
@@ -101,7 +99,6 @@ impl Attempt {
     /// Journals the report, from where on it is only sent.
     pub(super) async fn conclude(&mut self, report: AttemptReport) {
         self.phase = Phase::Reporting;
-        self.slot.take_if(|_| self.held.container.is_none());
         let report = Box::new(fitting(report));
         self.held.report = Some(report.clone());
         let attempt = self.id();

@@ -9,9 +9,7 @@ mod ending;
 mod mailbox;
 mod outcome;
 mod output;
-mod removal;
 mod run;
-mod slots;
 mod steps;
 mod told;
 
@@ -32,11 +30,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use self::mailbox::{Mail, Mailbox};
-pub use self::slots::Slots;
 
 use self::outcome::Asked;
-use self::slots::Slot;
-use self::steps::{Adopted, Gathered, Ready};
+use self::steps::{Gathered, Ready};
 use crate::condition::NodeCondition;
 use crate::config::AgentLimits;
 use crate::disk::Disk;
@@ -56,7 +52,6 @@ pub struct Context {
     pub disk: Disk,
     pub clock: SharedClock,
     pub tasks: Tasks,
-    pub slots: Slots,
     pub limits: AgentLimits,
     /// A folder for each attempt: spool and inputs.
     pub folder: PathBuf,
@@ -118,7 +113,7 @@ enum Phase {
     Preparing(oneshot::Receiver<Result<Ready, Outcome>>),
     /// Ready, but no heartbeat of this life of the agent was acknowledged yet.
     Waiting(Box<dyn Prepared>),
-    Adopting(oneshot::Receiver<Result<Adopted, AdoptFailure>>),
+    Adopting(oneshot::Receiver<Result<Box<dyn Running>, AdoptFailure>>),
     Running(Box<dyn Running>),
     Gathering(oneshot::Receiver<Gathered>),
     /// The report is journaled.
@@ -141,7 +136,6 @@ struct Attempt {
     held: Held,
     mailbox: Arc<Mailbox>,
     phase: Phase,
-    slot: Option<Slot>,
     spool: Arc<Mutex<Spool>>,
     pump: Pump,
     /// Segments of the spool before this one were deleted.
@@ -170,7 +164,7 @@ struct Attempt {
 enum Wake {
     Mail(Box<Mail>),
     Prepared(Result<Ready, Outcome>),
-    Adopted(Result<Adopted, AdoptFailure>),
+    Adopted(Result<Box<dyn Running>, AdoptFailure>),
     Run(ExecEvent),
     Gathered(Option<Gathered>),
     Said,
@@ -191,11 +185,10 @@ impl Attempt {
         let spooled_seq = spool.last_seq();
         let phase = match (&held.report, &held.container) {
             (Some(_), _) => Phase::Reporting,
-            (None, Some((container, slot))) => Phase::Adopting(steps::adopt(
+            (None, Some(container)) => Phase::Adopting(steps::adopt(
                 &context,
                 &held.assignment,
                 container.clone(),
-                *slot,
                 spooled_seq,
             )),
             (None, None) => Phase::Preparing(steps::prepare(&context, &held.assignment)),
@@ -209,7 +202,6 @@ impl Attempt {
             context,
             mailbox,
             phase,
-            slot: None,
             spool: Arc::new(Mutex::new(spool)),
             released: pump.stored_before().segment(),
             pump,
@@ -244,11 +236,13 @@ impl Attempt {
         }
         if self.held.report.is_some() {
             self.seal();
-            // The earlier life may have died before it was removed.
-            if let Some((container, slot)) = self.held.container.clone() {
-                let (context, slot) = (Arc::clone(&self.context), self.context.slots.claim(slot));
+            // The earlier life may have died before it was removed. Where that fails, the sweep for orphans asks again.
+            if let Some(container) = self.held.container.clone() {
+                let executor = Arc::clone(&self.context.executor);
                 self.context.tasks.spawn("remove container", async move {
-                    removal::remove(&context, container, Some(slot)).await;
+                    if let Err(error) = executor.remove(&container).await {
+                        tracing::warn!(%error, container = container.0, "it stays for now");
+                    }
                 });
             }
         } else if self.held.container.is_none()

@@ -6,9 +6,9 @@
 use common::attempt::Outcome;
 use common::time::Mono;
 
-use super::steps::{Adopted, Ready};
-use super::{Attempt, Phase, Way, later, outcome, removal};
-use crate::executor::{AdoptFailure, End, ExecEvent, Prepared, StartFailure, StopWhy};
+use super::steps::Ready;
+use super::{Attempt, Phase, Way, later, outcome};
+use crate::executor::{AdoptFailure, End, ExecEvent, Prepared, Running, StartFailure, StopWhy};
 use crate::journal::{Durability, Entry};
 
 impl Attempt {
@@ -20,14 +20,12 @@ impl Attempt {
                 return Way::On;
             }
         };
-        let (container, slot) = (ready.prepared.container().clone(), ready.slot.number);
-        self.held.container = Some((container.clone(), slot));
+        let container = ready.prepared.container().clone();
+        self.held.container = Some(container.clone());
         self.held.facts = ready.facts.clone();
-        self.slot = Some(ready.slot);
         let entry = Entry::Container {
             attempt: self.id(),
             container,
-            slot,
             facts: ready.facts,
         };
         // On the disk before `run`: a container that no journal knows must never have run anything.
@@ -51,11 +49,9 @@ impl Attempt {
             self.report_bare(Outcome::WorkerLost).await;
             return;
         }
-        let container = prepared.container().clone();
         match prepared.run(deadline).await {
             Ok(running) => self.phase = Phase::Running(running),
             Err(failure) => {
-                removal::remove(&self.context, container, self.slot.take()).await;
                 // Before the failure is reported, so that the next try goes elsewhere.
                 if let StartFailure::Infra { .. } = failure {
                     self.context.condition.look().await;
@@ -65,11 +61,10 @@ impl Attempt {
         }
     }
 
-    pub(super) async fn on_adopted(&mut self, result: Result<Adopted, AdoptFailure>) -> Way {
+    pub(super) async fn on_adopted(&mut self, result: Result<Box<dyn Running>, AdoptFailure>) -> Way {
         self.asked.started = self.held.started_at.is_some();
         match result {
-            Ok(Adopted { mut running, slot }) => {
-                self.slot = Some(slot);
+            Ok(mut running) => {
                 let deadline = *self.lease.borrow();
                 if let Some(deadline) = deadline {
                     running.set_deadline(deadline).await;

@@ -13,7 +13,6 @@ use tokio::sync::{oneshot, watch};
 
 use super::Context;
 use super::outcome::{infra, of_start_failure};
-use super::slots::Slot;
 use crate::executor::{
     AdoptFailure, AdoptRequest, CollectedFile, ContainerRef, LocalInput, PrepareRequest, Prepared, Running,
     StartFailure,
@@ -29,13 +28,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A container that waits for its job.
 pub struct Ready {
     pub prepared: Box<dyn Prepared>,
-    pub slot: Slot,
     pub facts: Facts,
-}
-
-pub struct Adopted {
-    pub running: Box<dyn Running>,
-    pub slot: Slot,
 }
 
 /// What a run left, and the run, which may go now.
@@ -45,7 +38,7 @@ pub struct Gathered {
     pub refused: Vec<RefusedArtifact>,
 }
 
-/// Slot, inputs, image, container. Where nobody waits for the answer any more, everything is put away again.
+/// Inputs, image, container. Where nobody waits for the answer any more, everything is put away again.
 pub fn prepare(
     context: &Arc<Context>,
     assignment: &Arc<Assignment>,
@@ -61,8 +54,8 @@ pub fn prepare(
             () = answer.closed() => return discard(&context, folder).await,
         };
         let result = match inputs {
-            Ok((slot, inputs, inputs_ms)) => tokio::select! {
-                made = make(&context, &assignment, slot, inputs, inputs_ms) => made,
+            Ok((inputs, inputs_ms)) => tokio::select! {
+                made = make(&context, &assignment, inputs, inputs_ms) => made,
                 // What is half made then is an orphan without a job, and is swept.
                 () = context.tasks.stopping().cancelled() => return,
             },
@@ -81,12 +74,10 @@ pub fn adopt(
     context: &Arc<Context>,
     assignment: &Arc<Assignment>,
     container: ContainerRef,
-    slot: u32,
     spooled_seq: u64,
-) -> oneshot::Receiver<Result<Adopted, AdoptFailure>> {
+) -> oneshot::Receiver<Result<Box<dyn Running>, AdoptFailure>> {
     let (mut answer, receiver) = oneshot::channel();
     let (context_in, assignment) = (Arc::clone(context), Arc::clone(assignment));
-    let slot = context.slots.claim(slot);
     context.tasks.spawn("adopt", async move {
         let context = context_in;
         let mut pause = PAUSE_MIN;
@@ -94,11 +85,10 @@ pub fn adopt(
             let request = AdoptRequest {
                 container: container.clone(),
                 assignment: Arc::clone(&assignment),
-                slot: slot.number,
                 spooled_seq,
             };
             match context.executor.adopt(request).await {
-                Ok(running) => break Ok(Adopted { running, slot }),
+                Ok(running) => break Ok(running),
                 Err(gone @ AdoptFailure::Gone { .. }) => break Err(gone),
                 Err(AdoptFailure::Unavailable { message }) => {
                     tracing::warn!(attempt = %assignment.attempt, message, "a container cannot be taken over yet");
@@ -168,10 +158,9 @@ async fn fetch(
     context: &Context,
     assignment: &Assignment,
     folder: &Path,
-) -> Result<(Slot, Vec<LocalInput>, Option<u64>), Outcome> {
-    let slot = context.slots.acquire().await;
+) -> Result<(Vec<LocalInput>, Option<u64>), Outcome> {
     if assignment.inputs.is_empty() {
-        return Ok((slot, Vec::new(), None));
+        return Ok((Vec::new(), None));
     }
     let began = context.clock.mono();
     if assignment.inputs.len() != assignment.spec.inputs.len() {
@@ -207,19 +196,17 @@ async fn fetch(
             local,
         });
     }
-    Ok((slot, inputs, Some(millis(context.clock.mono().since(began)))))
+    Ok((inputs, Some(millis(context.clock.mono().since(began)))))
 }
 
 async fn make(
     context: &Context,
     assignment: &Arc<Assignment>,
-    slot: Slot,
     inputs: Vec<LocalInput>,
     inputs_ms: Option<u64>,
 ) -> Result<Ready, Outcome> {
     let request = PrepareRequest {
         assignment: Arc::clone(assignment),
-        slot: slot.number,
         inputs,
     };
     let prepared = match context.executor.prepare(request).await {
@@ -241,7 +228,6 @@ async fn make(
             create_ms: facts.create_ms,
         },
         prepared,
-        slot,
     })
 }
 

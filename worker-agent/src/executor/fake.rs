@@ -64,7 +64,6 @@ struct State {
 #[derive(Debug, Clone)]
 pub struct FakeContainer {
     pub attempt: Option<AttemptId>,
-    pub slot: u32,
     pub created_at: Timestamp,
     pub of_this_life: bool,
     /// How often `run` was sent: never more than once.
@@ -83,10 +82,9 @@ pub struct FakeContainer {
 }
 
 impl FakeContainer {
-    fn new(attempt: Option<AttemptId>, slot: u32, created_at: Timestamp) -> Self {
+    fn new(attempt: Option<AttemptId>, created_at: Timestamp) -> Self {
         Self {
             attempt,
-            slot,
             created_at,
             of_this_life: true,
             runs: 0,
@@ -137,6 +135,13 @@ impl FakeExecutor {
     /// As many of the next removals fail.
     pub fn refuse_removals(&self, count: u32) {
         self.change(|state| state.removals_refused = count);
+    }
+
+    /// As if the agent had died before it finished the run.
+    pub fn unfinish(&self, attempt: AttemptId) {
+        self.change_container(attempt, |container| {
+            (container.finished, container.of_this_life) = (false, false);
+        });
     }
 
     /// `prepare` waits from now on, or goes on.
@@ -192,12 +197,12 @@ impl FakeExecutor {
 
     /// A container of this life that no journal knows.
     pub fn leave_orphan(&self, name: &str, created_at: Timestamp) {
-        self.leave(name, FakeContainer::new(None, 0, created_at));
+        self.leave(name, FakeContainer::new(None, created_at));
     }
 
     /// One as new as can be, made before the agent started.
     pub fn leave_of_an_earlier_life(&self, name: &str) {
-        let container = FakeContainer::new(None, 0, Timestamp::from_millis(i64::MAX));
+        let container = FakeContainer::new(None, Timestamp::from_millis(i64::MAX));
         self.leave(
             name,
             FakeContainer {
@@ -302,7 +307,7 @@ impl Executor for FakeExecutor {
             let attempt = Some(request.assignment.attempt);
             // As new as can be: the search for orphans must not take one that is being journaled.
             let created_at = Timestamp::from_millis(i64::MAX);
-            let container = FakeContainer::new(attempt, request.slot, created_at);
+            let container = FakeContainer::new(attempt, created_at);
             state.containers.insert(name.clone(), container);
             Ok(name)
         })
@@ -380,6 +385,8 @@ impl Prepared for FakePrepared {
 
     async fn run(self: Box<Self>, deadline: Mono) -> Result<Box<dyn Running>, StartFailure> {
         if self.executor.state().run_refused {
+            self.executor
+                .change_named(&self.name, |container| container.removed = true);
             return Err(StartFailure::Infra {
                 message: RUN_REFUSED.to_owned(),
             });

@@ -7,7 +7,9 @@
 //!
 //! Laws that every implementation keeps:
 //! - A dropped [`Prepared`] or [`Running`] leaves its container as it is: it is adopted or removed later. Only
-//!   [`Prepared::destroy`], [`Running::finish`] and [`Executor::remove`] end and remove.
+//!   [`Prepared::destroy`], [`Running::finish`], [`Executor::remove`] and a [`Prepared::run`] that fails end and remove.
+//!   What cannot be removed at once is asked for until it is gone.
+//! - No two containers that are there have one host user.
 //! - [`Running::next`] may be dropped at any await point and loses nothing.
 //! - Chunks come in order of `seq`, without gaps and without repeats within one [`Running`]; after [`Executor::adopt`]
 //!   they go on after `spooled_seq`.
@@ -73,7 +75,7 @@ pub trait Executor: Send + Sync {
     /// Kills and removes a container of ours with its workspace and anonymous volumes. One that is gone is no error.
     ///
     /// # Errors
-    /// When the engine does not answer or refuses.
+    /// It is not removed yet: the engine refuses, and is asked again by itself; or it does not answer.
     async fn remove(&self, container: &ContainerRef) -> Result<(), ExecutorError>;
 }
 
@@ -87,7 +89,7 @@ pub trait Prepared: Send {
     /// Starts the job; it ends itself when the host's boot clock passes `deadline`.
     ///
     /// # Errors
-    /// When init cannot be told. The caller then removes the container.
+    /// When init cannot be told. The container is removed then, before the answer unless the engine refuses.
     async fn run(self: Box<Self>, deadline: Mono) -> Result<Box<dyn Running>, StartFailure>;
 
     /// Ends and removes it, unused.
@@ -148,8 +150,6 @@ pub struct OwnedContainer {
 #[derive(Debug, Clone)]
 pub struct PrepareRequest {
     pub assignment: Arc<Assignment>,
-    /// Below the node's `slots`, no other living attempt's: names the host uid that the job runs as.
-    pub slot: u32,
     /// In order of `spec.inputs`, fetched and checked.
     pub inputs: Vec<LocalInput>,
 }
@@ -165,7 +165,6 @@ pub struct LocalInput {
 pub struct AdoptRequest {
     pub container: ContainerRef,
     pub assignment: Arc<Assignment>,
-    pub slot: u32,
     /// The last `seq` in the spool; 0 for none.
     pub spooled_seq: u64,
 }

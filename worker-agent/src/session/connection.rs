@@ -46,9 +46,9 @@ impl Session {
         } else {
             self.failures.saturating_add(1)
         };
-        // without a connection no heartbeat does it
-        self.revive();
         self.dial(pause(&self.config.link, self.failures));
+        // without a connection no heartbeat does it; after the dial, or they would be told of the one that is lost
+        self.revive();
     }
 
     pub(super) fn greet(&mut self, connection: Connection) {

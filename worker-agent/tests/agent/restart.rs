@@ -6,7 +6,6 @@ use common::attempt::Outcome;
 use common::log::Stream;
 use common::protocol::{ResultVerdict, Verdict};
 use common::time::{Clock, Timestamp};
-use worker_agent::executor::fake::RUN_REFUSED;
 
 use super::rig::{LEASE, NOW, Rig, assignment};
 
@@ -189,23 +188,6 @@ async fn containers_that_no_attempt_holds_are_removed_after_a_grace_and_those_of
 }
 
 #[tokio::test]
-async fn a_container_that_could_not_be_started_goes_however_often_the_engine_has_to_be_asked() {
-    let mut rig = Rig::start();
-    let (mut gateway, _) = rig.connect().await;
-    rig.executor.refuse_run(true);
-    rig.executor.refuse_removals(2);
-    let given = assignment();
-    gateway.assign(&given).await;
-    let outcome = gateway.outcome(given.attempt).await;
-    assert!(matches!(outcome, Outcome::InfraError { .. }), "{outcome:?}");
-    assert!(!rig.executor.of(given.attempt).unwrap().removed);
-    let removed = rig
-        .executor
-        .wait_until(|executor| executor.of(given.attempt).unwrap().removed);
-    super::rig::within("the container's removal", removed).await;
-}
-
-#[tokio::test]
 async fn what_an_earlier_life_left_goes_at_the_start_however_often_the_engine_has_to_be_asked() {
     let mut rig = Rig::start();
     let (_gateway, _) = rig.connect().await;
@@ -220,28 +202,24 @@ async fn what_an_earlier_life_left_goes_at_the_start_however_often_the_engine_ha
 }
 
 #[tokio::test]
-async fn a_node_that_cannot_remove_its_containers_takes_no_more_until_it_can() {
-    let mut rig = Rig::start_with(|config| {
-        config.capacity.slots = 2;
-        config.limits.condition_every = Duration::from_millis(20);
-    });
+async fn a_container_whose_end_was_reported_by_an_earlier_life_goes_however_often_the_engine_has_to_be_asked()
+{
+    let mut rig = Rig::start();
     let (mut gateway, _) = rig.connect().await;
-    rig.executor.refuse_removals(u32::MAX);
-    rig.executor.refuse_run(true);
-    for _ in 0..2 {
-        let given = assignment();
-        gateway.assign(&given).await;
-        gateway.outcome(given.attempt).await;
-        gateway.ack_result(&given, ResultVerdict::Accepted).await;
-    }
-    rig.executor.refuse_run(false);
-    let told = gateway
-        .reasons_when(|told| !told.iter().any(|reason| reason == RUN_REFUSED))
+    let given = assignment();
+    gateway.assign(&given).await;
+    gateway.started(given.attempt).await;
+    rig.executor.exit(given.attempt, 0);
+    gateway.outcome(given.attempt).await;
+    rig.container_until("its end", given.attempt, |found| found.finished)
         .await;
-    let expected = |reason: &String| reason.contains("2 containers") && reason.contains("cannot be removed");
-    assert!(told.len() == 1 && told.iter().all(expected), "{told:?}");
-    rig.executor.refuse_removals(0);
-    gateway.reasons_when(<[String]>::is_empty).await;
+    rig.stop().await;
+    rig.executor.unfinish(given.attempt);
+    // the attempt's own removal, and the first sweep's
+    rig.executor.refuse_removals(2);
+    rig.restart_stopped();
+    rig.container_until("its removal", given.attempt, |found| found.removed)
+        .await;
 }
 
 #[tokio::test]

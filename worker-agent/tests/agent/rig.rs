@@ -19,7 +19,6 @@ use common::retry::RetryPolicy;
 use common::secret::Secret;
 use common::tasks::Tasks;
 use common::time::{ManualClock, Timestamp};
-use common::worker::Condition;
 use worker_agent::config::{Config, OnStop, ServerUrl};
 use worker_agent::disk::Disk;
 use worker_agent::executor::fake::{FakeContainer, FakeExecutor};
@@ -282,27 +281,6 @@ impl Gateway {
             Some(FromWorker::Heartbeat { number, attempts, .. }) => (number, attempts),
             other => panic!("expected a heartbeat, found {other:?}"),
         }
-    }
-
-    /// Why the agent takes no work, from the first heartbeat that says so in such a way; nothing for a ready one.
-    pub async fn reasons_when(&mut self, holds: impl Fn(&[String]) -> bool) -> Vec<String> {
-        let mut told = Vec::new();
-        let read = async {
-            loop {
-                if let Some(FromWorker::Heartbeat { condition, .. }) = self.end.control.recv().await {
-                    told = match condition {
-                        Condition::Ready => Vec::new(),
-                        Condition::Unready { reasons } => reasons,
-                    };
-                    if holds(&told) {
-                        return;
-                    }
-                }
-            }
-        };
-        let read = tokio::time::timeout(DEADLINE, read).await;
-        assert!(read.is_ok(), "told last: {told:?}");
-        told
     }
 
     /// Reads heartbeats until one lists nothing.

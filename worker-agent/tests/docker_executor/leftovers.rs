@@ -1,6 +1,5 @@
 //! What stays behind when something goes wrong halfway: nothing of ours, and everything of others.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -15,44 +14,9 @@ use worker_agent::executor::{
 };
 
 use super::node::{
-    Node, STEP_MAX, assignment, begin, clock, image, node, node_at, node_with, run, shell, status, to_the_end,
+    LOOK_EVERY, Node, STEP_MAX, begin, clock, image, node, node_at, node_with, nothing_is_left, request, run,
+    shell, status, to_the_end, workspaces,
 };
-
-/// Between two looks at something that is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-fn request(spec: JobSpec, slot: u32) -> PrepareRequest {
-    PrepareRequest {
-        assignment: assignment(spec),
-        slot,
-        inputs: Vec::new(),
-    }
-}
-
-fn workspaces(node: &Node) -> Vec<String> {
-    std::fs::read_dir(node.state.path().join("workspaces"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect()
-}
-
-async fn nothing_is_left(node: &Node) {
-    let deadline = clock().mono().after(STEP_MAX);
-    loop {
-        let left = (node.executor.owned().await.unwrap(), workspaces(node));
-        if left.0.is_empty() && left.1.is_empty() {
-            break;
-        }
-        assert!(clock().mono() < deadline, "left: {left:?}");
-        // tidy: poll
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(
-        !mounts.contains(&*node.state.path().to_string_lossy()),
-        "{mounts}"
-    );
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_of_an_image_is_a_bounded_tmpfs_and_no_volume() {
@@ -73,7 +37,7 @@ async fn a_volume_of_an_image_is_a_bounded_tmpfs_and_no_volume() {
         ..shell("")
     };
     spec.resources.memory_mib = 256;
-    let prepared = node.executor.prepare(request(spec, 1)).await.unwrap();
+    let prepared = node.executor.prepare(request(spec)).await.unwrap();
     let docker = Docker::connect_with_unix_defaults().unwrap();
     let seen = docker
         .inspect_container(&prepared.container().0, None)
@@ -146,7 +110,7 @@ async fn a_container_of_somebody_else_is_left_alone_whatever_its_name() {
 async fn a_container_that_nobody_took_up_is_found_with_its_age_and_goes_whole() {
     let node = node(0).await;
     let before = clock().now();
-    let prepared = node.executor.prepare(request(shell("true"), 2)).await.unwrap();
+    let prepared = node.executor.prepare(request(shell("true"))).await.unwrap();
     let container = prepared.container().clone();
     drop(prepared);
     let owned = node.executor.owned().await.unwrap();
@@ -177,7 +141,7 @@ async fn an_input_that_cannot_be_placed_leaves_no_container() {
     };
     let request = PrepareRequest {
         inputs: vec![LocalInput { wanted, local }],
-        ..request(shell("true"), 0)
+        ..request(shell("true"))
     };
     let failure = node.executor.prepare(request).await.err();
     nothing_is_left(&node).await;
@@ -191,27 +155,6 @@ async fn an_input_that_cannot_be_placed_leaves_no_container() {
             })
         ),
         "{failure:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_last_slot_has_a_user_and_the_one_behind_it_none() {
-    let node = node(0).await;
-    let prepared = node
-        .executor
-        .prepare(request(shell("id -u"), 9_999))
-        .await
-        .unwrap();
-    let mut running = prepared.run(clock().mono().after(STEP_MAX)).await.unwrap();
-    let (output, _) = to_the_end(&mut running).await;
-    running.finish().await;
-    let behind = node.executor.prepare(request(shell("true"), 10_000)).await.err();
-    nothing_is_left(&node).await;
-    node.close().await;
-    assert_eq!(output, "70999\n");
-    assert!(
-        matches!(behind, Some(StartFailure::Rejected { .. })),
-        "{behind:?}"
     );
 }
 
@@ -249,11 +192,7 @@ async fn looks_at_a_job_that_are_given_up_at_once_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_given_up_before_and_while_it_runs_leaves_nothing() {
     let node = node(0).await;
-    let prepared = node
-        .executor
-        .prepare(request(shell("sleep 999"), 0))
-        .await
-        .unwrap();
+    let prepared = node.executor.prepare(request(shell("sleep 999"))).await.unwrap();
     prepared.destroy().await;
     let mut running = begin(&node, shell("sleep 999")).await;
     running.stop(StopWhy::LeaseLost).await;
@@ -264,108 +203,13 @@ async fn a_job_that_is_given_up_before_and_while_it_runs_leaves_nothing() {
     node.close().await;
 }
 
-/// A file that nobody can remove, and so neither the folder in which it lies.
-struct Immovable(std::path::PathBuf);
-
-impl Immovable {
-    async fn of(container: &ContainerRef) -> Self {
-        let engine = Docker::connect_with_defaults().unwrap();
-        let root = engine.info().await.unwrap().docker_root_dir.unwrap();
-        let path = std::path::Path::new(&root)
-            .join("containers")
-            .join(&container.0)
-            .join("immovable");
-        Self::at(path)
-    }
-
-    fn at(path: std::path::PathBuf) -> Self {
-        std::fs::write(&path, "").unwrap();
-        chattr("+i", &path);
-        Self(path)
-    }
-}
-
-impl Drop for Immovable {
-    fn drop(&mut self) {
-        chattr("-i", &self.0);
-    }
-}
-
-fn chattr(change: &str, path: &std::path::Path) {
-    let changed = std::process::Command::new("chattr")
-        .arg(change)
-        .arg(path)
-        .status()
-        .unwrap();
-    assert!(changed.success(), "chattr {change} {}", path.display());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn containers_that_the_engine_refuses_to_remove_are_in_nobodys_way_and_go_as_soon_as_they_can() {
-    let node = node(0).await;
-    let (mut stuck, mut immovable) = (BTreeSet::new(), Vec::new());
-    // as many as are removed at a time
-    for _ in 0..2 {
-        let mut running = begin(&node, shell("true")).await;
-        to_the_end(&mut running).await;
-        let container = running.container().clone();
-        immovable.push(Immovable::of(&container).await);
-        let refused = node.executor.remove(&container).await.unwrap_err();
-        assert!(refused.message.contains("immovable"), "{refused:?}");
-        running.finish().await;
-        stuck.insert(container);
-    }
-    for _ in 0..3 {
-        run(&node, shell("true")).await;
-    }
-    only_are_left(&node, &stuck).await;
-    drop(immovable);
-    nothing_is_left(&node).await;
-    node.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_workspace_that_outlives_its_container_goes_as_soon_as_it_can() {
-    let node = node(0).await;
-    let prepared = node.executor.prepare(request(shell("true"), 0)).await.unwrap();
-    let container = prepared.container().clone();
-    drop(prepared);
-    let workspace = node
-        .state
-        .path()
-        .join("workspaces")
-        .join(workspaces(&node).remove(0));
-    let immovable = Immovable::at(workspace.join("immovable"));
-    let stays = node.executor.remove(&container).await.unwrap_err();
-    assert!(stays.message.contains("the workspace stays"), "{stays:?}");
-    // the container is gone, so whoever asks again is told that there is nothing to remove
-    node.executor.remove(&container).await.unwrap();
-    drop(immovable);
-    nothing_is_left(&node).await;
-    node.close().await;
-}
-
-async fn only_are_left(node: &Node, stuck: &BTreeSet<ContainerRef>) {
-    let deadline = clock().mono().after(STEP_MAX);
-    loop {
-        let owned = node.executor.owned().await.unwrap();
-        let left: BTreeSet<_> = owned.into_iter().map(|owned| owned.container).collect();
-        if left == *stuck {
-            return;
-        }
-        assert!(clock().mono() < deadline, "left: {left:?}");
-        // tidy: poll
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_cannot_be_made_leaves_no_workspace() {
     let node = node_with(tempfile::tempdir().unwrap(), 1, |config| {
         config.policy.runtime = Some("no-such-runtime".to_owned());
     })
     .await;
-    let failure = node.executor.prepare(request(shell("true"), 0)).await.err();
+    let failure = node.executor.prepare(request(shell("true"))).await.err();
     nothing_is_left(&node).await;
     node.close().await;
     assert!(matches!(failure, Some(StartFailure::Infra { .. })), "{failure:?}");

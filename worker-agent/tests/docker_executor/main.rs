@@ -5,8 +5,10 @@
     reason = "a helper of a test fails as the test does"
 )]
 
+mod late;
 mod leftovers;
 mod node;
+mod removals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +50,7 @@ async fn a_job_sees_a_cage_without_holes() {
     for fact in [
         "NoNewPrivs:\t1",
         "Seccomp:\t2",
-        "uid=61003:61003",
+        "uid=61000:61000",
         "/x: Read-only file system",
         "/tmp/t: Permission denied",
         "net=lo\n",
@@ -113,7 +115,6 @@ async fn what_cannot_be_started_says_why() {
     };
     let request = PrepareRequest {
         assignment: assignment(nowhere),
-        slot: 0,
         inputs: Vec::new(),
     };
     let unavailable = node.executor.prepare(request).await.err();
@@ -134,7 +135,6 @@ async fn a_dropped_run_is_adopted_and_nothing_of_it_is_lost() {
     let assignment = assignment(spec);
     let request = PrepareRequest {
         assignment: Arc::clone(&assignment),
-        slot: 1,
         inputs: Vec::new(),
     };
     let prepared = node.executor.prepare(request).await.unwrap();
@@ -165,7 +165,6 @@ async fn a_dropped_run_is_adopted_and_nothing_of_it_is_lost() {
         .adopt(AdoptRequest {
             container,
             assignment,
-            slot: 1,
             spooled_seq: seq,
         })
         .await
@@ -186,7 +185,6 @@ async fn a_container_that_was_never_told_to_run_ends_when_it_is_adopted() {
     let assignment = assignment(shell("echo never"));
     let request = PrepareRequest {
         assignment: Arc::clone(&assignment),
-        slot: 1,
         inputs: Vec::new(),
     };
     let prepared = node.executor.prepare(request).await.unwrap();
@@ -199,7 +197,6 @@ async fn a_container_that_was_never_told_to_run_ends_when_it_is_adopted() {
         .adopt(AdoptRequest {
             container,
             assignment,
-            slot: 1,
             spooled_seq: 0,
         })
         .await
@@ -228,7 +225,6 @@ async fn the_second_job_of_a_size_gets_a_spare_container() {
     let fast = loop {
         let request = PrepareRequest {
             assignment: assignment(shell("echo hi")),
-            slot: 0,
             inputs: Vec::new(),
         };
         let before = clock().now();

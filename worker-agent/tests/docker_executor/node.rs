@@ -16,6 +16,9 @@ use worker_agent::executor::{End, Ended, EndedBy, ExecEvent, Executor, PrepareRe
 /// Longest that one step may take on a machine where everything runs at once.
 pub const STEP_MAX: Duration = Duration::from_secs(60);
 
+/// Between two looks at something that is waited for.
+pub const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 pub struct Node {
     pub executor: Arc<DockerExecutor>,
     pub state: TempDir,
@@ -103,13 +106,40 @@ pub fn assignment(spec: JobSpec) -> Arc<Assignment> {
     })
 }
 
-pub async fn begin(node: &Node, spec: JobSpec) -> Box<dyn Running> {
-    let request = PrepareRequest {
+pub fn request(spec: JobSpec) -> PrepareRequest {
+    PrepareRequest {
         assignment: assignment(spec),
-        slot: 3,
         inputs: Vec::new(),
-    };
-    let prepared = node.executor.prepare(request).await.unwrap();
+    }
+}
+
+pub fn workspaces(node: &Node) -> Vec<String> {
+    std::fs::read_dir(node.state.path().join("workspaces"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+pub async fn nothing_is_left(node: &Node) {
+    let deadline = clock().mono().after(STEP_MAX);
+    loop {
+        let left = (node.executor.owned().await.unwrap(), workspaces(node));
+        if left.0.is_empty() && left.1.is_empty() {
+            break;
+        }
+        assert!(clock().mono() < deadline, "left: {left:?}");
+        // tidy: poll
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !mounts.contains(&*node.state.path().to_string_lossy()),
+        "{mounts}"
+    );
+}
+
+pub async fn begin(node: &Node, spec: JobSpec) -> Box<dyn Running> {
+    let prepared = node.executor.prepare(request(spec)).await.unwrap();
     prepared
         .run(clock().mono().after(Duration::from_secs(120)))
         .await

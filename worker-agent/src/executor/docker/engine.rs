@@ -80,11 +80,12 @@ impl Engine {
         })
     }
 
-    /// Kills and removes a container with its anonymous volumes. One that is gone is no error.
+    /// Kills and removes a container with its anonymous volumes. One that is gone is no error: it answers whether there
+    /// was one.
     ///
     /// # Errors
     /// When it does not answer, or refuses.
-    pub async fn remove(&self, container: &str) -> Result<(), EngineError> {
+    pub async fn remove(&self, container: &str) -> Result<bool, EngineError> {
         let client = self.client()?;
         let options = RemoveContainerOptions {
             v: true,
@@ -92,6 +93,7 @@ impl Engine {
             link: false,
         };
         let mut outcome = client.remove_container(container, Some(options.clone())).await;
+        let was_there = !outcome.as_ref().is_err_and(is_not_found);
         if outcome.as_ref().is_err_and(is_conflict) {
             // The engine is at it already, and may fail: when that is over it is asked again, which tells.
             let condition = WaitContainerOptions {
@@ -102,8 +104,8 @@ impl Engine {
             outcome = client.remove_container(container, Some(options)).await;
         }
         match outcome {
-            Err(error) if is_not_found(&error) => Ok(()),
-            outcome => outcome,
+            Err(error) if !is_not_found(&error) => Err(error),
+            Ok(()) | Err(_) => Ok(was_there),
         }
     }
 }
@@ -120,12 +122,17 @@ pub fn is_not_found(error: &EngineError) -> bool {
     status(error) == Some(404)
 }
 
+/// The engine has said no, so it has not done it.
+pub const fn is_refusal(error: &EngineError) -> bool {
+    status(error).is_some()
+}
+
 /// The engine is at it already.
 fn is_conflict(error: &EngineError) -> bool {
     status(error) == Some(409)
 }
 
-fn status(error: &EngineError) -> Option<u16> {
+const fn status(error: &EngineError) -> Option<u16> {
     if let EngineError::DockerResponseServerError { status_code, .. } = error {
         Some(*status_code)
     } else {
@@ -195,7 +202,7 @@ mod tests {
             let engine = Engine::at(socket);
             let answers = [IN_PROGRESS, REMOVED, last];
             let (removed, asked) = tokio::join!(engine.remove("c"), answer(listener, &answers));
-            assert_eq!(removed.is_ok(), ends_well, "{removed:?}");
+            assert_eq!(removed.is_ok_and(|was_there| was_there), ends_well);
             let expected = [
                 "DELETE /containers/c",
                 "POST /containers/c/wait",

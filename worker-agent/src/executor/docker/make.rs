@@ -10,10 +10,10 @@ use jobworker_init::protocol::{Frame, PROTOCOL_VERSION};
 
 use super::attach::Attachment;
 use super::container::{ContainerPlan, JobUser, configuration};
-use super::engine::words;
+use super::engine::{is_refusal, words};
+use super::handle::Handle;
 use super::image::ImageRules;
 use super::init_binary;
-use super::run::Handle;
 use super::shared::{Shared, blocking};
 use crate::executor::{ContainerRef, ExecutorError, StartFailure};
 
@@ -30,24 +30,21 @@ pub struct Built {
     pub create_ms: u64,
 }
 
-/// Makes one of that name. What it made is removed when it fails; runs to its end once begun, so call it from a task of
+/// Makes one. What it made is removed when it fails; runs to its end once begun, so call it from a task of
 /// its own where the caller may go away.
 ///
 /// # Errors
 /// [`StartFailure::Infra`] with the engine's words.
 pub async fn make(
     shared: &Arc<Shared>,
-    name: String,
     image: &ImageRules,
     resources: Resources,
-    user: JobUser,
 ) -> Result<Built, StartFailure> {
+    shared.removals.room().await;
+    shared.look_at_leftovers().await.map_err(infra)?;
     let began = shared.clock.mono();
-    let mut handle = Handle {
-        container: ContainerRef(String::new()),
-        name,
-        uid: Some(user.uid),
-    };
+    let mut handle = Handle::of_none(&shared.new_name());
+    let user = shared.user_for(&handle.name)?;
     match build(shared, image, resources, user, &mut handle).await {
         Ok((attachment, skew)) => Ok(Built {
             handle,
@@ -103,6 +100,11 @@ async fn build(
     let created = client
         .create_container(Some(options), configuration(&plan, &shared.policy))
         .await
+        .inspect_err(|error| {
+            if !is_refusal(error) {
+                handle.lost();
+            }
+        })
         .map_err(engine)?;
     handle.container = ContainerRef(created.id);
     // before the start: what init says first must not be lost

@@ -2,8 +2,8 @@
 //!
 //! [`container`] says what a container may do and is the only place that does. [`mod@make`] makes one with its
 //! [`workspace`], up to init's `ready`; [`run`] sees a job through to its end, over attachments ([`attach`]) that may
-//! break; [`spares`] are made ahead. Ours is what carries this agent's and state folder's label, and nothing else is
-//! ever touched, whatever its name.
+//! break; [`spares`] are made ahead; [`removals`] end what is to go, and until then [`users`] keep its user for it. Ours
+//! is what carries this agent's and state folder's label, and nothing else is ever touched, whatever its name.
 //!
 //! An engine that is away is no error here but a [`Condition`]: everything recovers when it is back.
 
@@ -12,8 +12,11 @@ mod collect;
 pub mod container;
 mod ending;
 mod engine;
+mod handle;
 mod image;
 mod init_binary;
+mod leftovers;
+mod listing;
 mod make;
 mod oom;
 mod policy;
@@ -24,17 +27,15 @@ mod spares;
 mod users;
 mod workspace;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bollard::query_parameters::ListContainersOptions;
 use common::attempt::NotStartedReason;
 use common::ids::{AttemptId, WorkerId};
 use common::job::Resources;
 use common::tasks::Tasks;
-use common::time::{Mono, SharedClock, Timestamp};
+use common::time::{Mono, SharedClock};
 use common::worker::Condition;
 use jobworker_init::protocol as init;
 
@@ -43,13 +44,15 @@ pub(crate) use self::init_binary::install as install_init;
 pub use self::policy::{Policy, PullPolicy};
 pub use self::spares::SpareLimits;
 
-use self::container::{JobUser, LABEL_CREATED, LABEL_LIFE, LABEL_OWNER, LABEL_UID, volume_problem};
+use self::container::{LABEL_OWNER, volume_problem};
 use self::engine::{is_not_found, socket_path};
+use self::handle::Handle;
 use self::image::{ImageRules, Images, ResolvedCommand};
+use self::leftovers::Leftovers;
 use self::make::{Built, make};
 use self::removals::Removals;
-use self::run::{DockerRunning, Handle};
-use self::shared::{SLOT_USERS, Shared, blocking};
+use self::run::DockerRunning;
+use self::shared::{Shared, blocking};
 use self::spares::Spares;
 use self::users::Users;
 use self::workspace::Workspaces;
@@ -107,8 +110,6 @@ pub struct DockerExecutor {
     spares: Arc<Spares>,
     preflight: Preflight,
     kill_grace: std::time::Duration,
-    /// Workspaces that were there at the start and were not looked at yet, since the engine was away.
-    leftovers: Mutex<Vec<String>>,
 }
 
 impl DockerExecutor {
@@ -146,9 +147,9 @@ impl DockerExecutor {
             owner: format!("{}/{node}", config.worker),
             life: format!("{:016x}", rand::random::<u64>()),
             name_prefix: format!("jw-{}", config.worker),
-            uid_base: config.uid_base,
             tasks,
-            users: Users::default(),
+            users: Users::new(config.uid_base),
+            leftovers: Leftovers::new(leftovers),
             removals,
         });
         removals::start(&shared, waiting);
@@ -159,94 +160,15 @@ impl DockerExecutor {
             shared,
             preflight,
             kill_grace: config.kill_grace,
-            leftovers: Mutex::new(leftovers),
         });
-        match executor.list().await {
-            Ok(listed) => executor.look_at_leftovers(&listed).await,
-            Err(error) => tracing::warn!(%error, "leftovers of earlier lives are looked at later"),
+        if let Err(error) = executor.shared.look_at_leftovers().await {
+            tracing::warn!(%error, "leftovers of earlier lives are looked at later");
         }
         Ok(executor)
     }
 
-    /// Workspaces of earlier lives whose container is gone are removed, users of containers that are there stay
-    /// theirs. Once, when the engine first answers.
-    async fn look_at_leftovers(&self, listed: &[Listed]) {
-        let found = std::mem::take(&mut *self.leftovers.lock().unwrap_or_else(PoisonError::into_inner));
-        if found.is_empty() {
-            return;
-        }
-        for handle in listed.iter().map(|container| &container.handle) {
-            if let Some(uid) = handle.uid {
-                self.shared.users.mark(uid, &handle.name);
-            }
-        }
-        let gone: Vec<String> = found
-            .into_iter()
-            .filter(|name| listed.iter().all(|container| container.handle.name != *name))
-            .collect();
-        let workspaces = Arc::clone(&self.shared.workspaces);
-        let removed = blocking(move || {
-            for name in gone {
-                // one that cannot be removed does not keep the others
-                if let Err(error) = workspaces.remove(&name) {
-                    tracing::warn!(%error, name, "a workspace of an earlier life stays");
-                }
-            }
-        });
-        if let Err(error) = removed.await {
-            tracing::warn!(%error, "workspaces of earlier lives stay");
-        }
-    }
-
-    async fn list(&self) -> Result<Vec<Listed>, ExecutorError> {
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some(HashMap::from([(
-                "label".to_owned(),
-                vec![format!("{LABEL_OWNER}={}", self.shared.owner)],
-            )])),
-            ..ListContainersOptions::default()
-        };
-        let client = self
-            .shared
-            .engine
-            .client()
-            .map_err(|error| ExecutorError::new(words(&error)))?;
-        let listed = client
-            .list_containers(Some(options))
-            .await
-            .map_err(|error| ExecutorError::new(words(&error)))?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|summary| {
-                let labels = summary.labels.unwrap_or_default();
-                let number = |label: &str| labels.get(label).and_then(|text| text.parse::<i64>().ok());
-                let name = summary
-                    .names
-                    .unwrap_or_default()
-                    .into_iter()
-                    .next()
-                    .unwrap_or_default();
-                Some(Listed {
-                    handle: Handle {
-                        container: ContainerRef(summary.id?),
-                        name: name.trim_start_matches('/').to_owned(),
-                        uid: number(LABEL_UID).and_then(|uid| u32::try_from(uid).ok()),
-                    },
-                    created_at: Timestamp::from_millis(number(LABEL_CREATED).unwrap_or(0)),
-                    of_this_life: labels.get(LABEL_LIFE) == Some(&self.shared.life),
-                })
-            })
-            .collect())
-    }
-
     /// A spare one, or a new one by a task of its own, so that nothing is left half-made when the caller goes away.
-    async fn obtain(
-        &self,
-        rules: &ImageRules,
-        resources: Resources,
-        slot: u32,
-    ) -> Result<Built, StartFailure> {
+    async fn obtain(&self, rules: &ImageRules, resources: Resources) -> Result<Built, StartFailure> {
         if let Some(built) = self.spares.take(rules, resources).await {
             return Ok(Built {
                 create_ms: 0,
@@ -254,10 +176,9 @@ impl DockerExecutor {
             });
         }
         let (shared, rules) = (Arc::clone(&self.shared), rules.clone());
-        let user = slot_user(shared.uid_base, slot);
         let (answer, made) = tokio::sync::oneshot::channel();
         self.shared.tasks.spawn("container", async move {
-            let built = make(&shared, shared.new_name(), &rules, resources, user).await;
+            let built = make(&shared, &rules, resources).await;
             if let Err(Ok(unwanted)) = answer.send(built) {
                 shared.reap(unwanted.handle).await;
             }
@@ -268,12 +189,6 @@ impl DockerExecutor {
             })
         })
     }
-}
-
-struct Listed {
-    handle: Handle,
-    created_at: Timestamp,
-    of_this_life: bool,
 }
 
 #[async_trait]
@@ -300,11 +215,6 @@ impl Executor for DockerExecutor {
 
     async fn prepare(&self, request: PrepareRequest) -> Result<Box<dyn Prepared>, StartFailure> {
         let spec = &request.assignment.spec;
-        if request.slot >= SLOT_USERS {
-            return Err(StartFailure::Rejected {
-                message: format!("this worker has users for {SLOT_USERS} containers at a time"),
-            });
-        }
         if let Some(message) = self.shared.policy.refusal(&request.assignment) {
             return Err(StartFailure::Rejected { message });
         }
@@ -318,7 +228,7 @@ impl Executor for DockerExecutor {
         // before anything is made: a job without a command needs no container
         rules.resolve(spec, "")?;
         let built = self
-            .obtain(&rules, spec.resources, request.slot)
+            .obtain(&rules, spec.resources)
             .await
             .inspect_err(|_| self.images.forget(&spec.image))?;
         let mut waiting = Waiting {
@@ -363,14 +273,7 @@ impl Executor for DockerExecutor {
         if labels.get(LABEL_OWNER) != Some(&self.shared.owner) {
             return Err(gone);
         }
-        let handle = Handle {
-            container: request.container,
-            name: seen.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-            uid: labels.get(LABEL_UID).and_then(|uid| uid.parse().ok()),
-        };
-        if let Some(uid) = handle.uid {
-            self.shared.users.mark(uid, &handle.name);
-        }
+        let handle = Handle::of(request.container, &seen.name.unwrap_or_default());
         let grace = request.assignment.spec.limits.grace.min(self.kill_grace);
         Ok(Box::new(DockerRunning::new(
             Arc::clone(&self.shared),
@@ -381,8 +284,8 @@ impl Executor for DockerExecutor {
     }
 
     async fn owned(&self) -> Result<Vec<OwnedContainer>, ExecutorError> {
-        let listed = self.list().await?;
-        self.look_at_leftovers(&listed).await;
+        self.shared.look_at_leftovers().await?;
+        let listed = self.shared.list().await?;
         Ok(listed
             .into_iter()
             .filter(|container| !self.spares.is_spare(&container.handle.container))
@@ -412,17 +315,8 @@ impl Executor for DockerExecutor {
         if labels.get(LABEL_OWNER) != Some(&self.shared.owner) {
             return Err(ExecutorError::new("the container is not this agent's"));
         }
-        let handle = Handle {
-            container: container.clone(),
-            name: seen.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-            uid: labels.get(LABEL_UID).and_then(|uid| uid.parse().ok()),
-        };
-        let removed = self.shared.remove(&handle).await;
-        if let Err(error) = &removed {
-            // The container may be gone by the time that it is asked for again, and its workspace found by nobody.
-            self.shared.removals.keep_asking(handle, error);
-        }
-        removed
+        let handle = Handle::of(container.clone(), &seen.name.unwrap_or_default());
+        self.shared.remove_now_or_later(handle).await
     }
 }
 
@@ -501,46 +395,30 @@ impl Prepared for Waiting {
         };
         let mut running = DockerRunning::new(
             Arc::clone(&self.shared),
-            built.handle,
+            built.handle.clone(),
             0,
             self.grace.min(self.kill_grace),
         );
-        running
-            .begin(built.attachment, built.skew, run, deadline)
-            .await
-            .map_err(|error| match error {
-                attach::SendError::TooLong(_) => StartFailure::NotStarted {
-                    reason: NotStartedReason::Other,
-                    message: "command and environment are too long together".to_owned(),
-                },
-                attach::SendError::TimedOut | attach::SendError::Broken(_) => StartFailure::Infra {
-                    message: format!("init cannot be told to run it: {error}"),
-                },
-            })?;
-        Ok(Box::new(running))
+        let Err(error) = running.begin(built.attachment, built.skew, run, deadline).await else {
+            return Ok(Box::new(running));
+        };
+        // before it is told: half of `run` may have been heard, and the next try may be elsewhere
+        let _ = self.shared.remove_now_or_later(built.handle).await;
+        Err(match error {
+            attach::SendError::TooLong(_) => StartFailure::NotStarted {
+                reason: NotStartedReason::Other,
+                message: "command and environment are too long together".to_owned(),
+            },
+            attach::SendError::TimedOut | attach::SendError::Broken(_) => StartFailure::Infra {
+                message: format!("init cannot be told to run it: {error}"),
+            },
+        })
     }
 
     async fn destroy(mut self: Box<Self>) {
         if let Some(built) = self.built.take() {
             self.shared.reap(built.handle).await;
         }
-    }
-}
-
-/// The user of a slot, or the agent's own where it can be no other's.
-fn slot_user(base: u32, slot: u32) -> JobUser {
-    if rustix::process::geteuid().is_root() {
-        let uid = base.saturating_add(slot);
-        JobUser { uid, gid: uid }
-    } else {
-        own_user()
-    }
-}
-
-fn own_user() -> JobUser {
-    JobUser {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
     }
 }
 

@@ -1,22 +1,24 @@
 //! Containers that are to go: removed in the background, however often the engine has to be asked.
 //!
-//! Invariants: an engine that is away, or has no containerd, is waited for. What a whole one refuses is kept on a list
-//! that one task works off, so that nothing else waits for it, and so is what somebody asked for by its id and was
-//! refused for any reason. A node with a long list is not ready, which bounds it.
+//! Invariants: whatever is handed over here is asked for until it is gone, and its user is its own until then. An engine
+//! that is away, or has no containerd, is waited for; what a whole one refuses is kept on a list that one task works off,
+//! so that nothing else waits for it. A node with a long list is not ready, which bounds it. What stays behind when the
+//! agent stops is found by its next life.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use common::tasks::Tasks;
+use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::engine::{Health, words};
-use super::run::Handle;
+use super::handle::Handle;
 use super::shared::{Shared, blocking};
 use crate::executor::ExecutorError;
 
-/// Containers that wait to be removed; more than slots ever end at once. When it is full, whoever ends one waits.
+/// Containers that wait to be removed. While it is full no more are made, and whoever ends one waits.
 const WAITING_MAX: usize = 256;
 /// Removals at the same time: each costs the engine CPU that jobs want.
 const REAPERS: usize = 2;
@@ -24,6 +26,8 @@ const REAPERS: usize = 2;
 const AGAIN: Duration = Duration::from_secs(2);
 /// With more that cannot be removed the node takes nothing new.
 const STUCK_MAX: usize = 32;
+/// Of those, asked for at the same time: an engine may hang over some.
+const STUCK_AT_ONCE: usize = 8;
 
 pub struct Removals {
     waiting: mpsc::Sender<Handle>,
@@ -63,6 +67,12 @@ impl Removals {
         })
     }
 
+    /// Waits while as many are to be removed as may be, so that none is made faster than others go.
+    pub async fn room(&self) {
+        // without the other end the agent stops, and what is made goes with it
+        let _ = self.waiting.reserve().await;
+    }
+
     /// Asks for what failed until it succeeds.
     pub fn keep_asking(&self, handle: Handle, error: &ExecutorError) {
         let why = error.message.clone();
@@ -75,7 +85,7 @@ impl Removals {
     }
 }
 
-/// Removes what is [reaped](Shared::reap), until the agent stops. What stays behind is found by its next life.
+/// Removes what is [reaped](Shared::reap), until the agent stops.
 pub fn start(shared: &Arc<Shared>, waiting: Waiting) {
     let tasks = &shared.tasks;
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting.0));
@@ -128,9 +138,22 @@ impl Shared {
         }
     }
 
-    async fn remove_once_there_is_an_engine(&self, handle: Handle) {
+    /// Asks once before it returns, and goes on in the background where that fails.
+    ///
+    /// # Errors
+    /// It is not removed yet.
+    pub async fn remove_now_or_later(&self, mut handle: Handle) -> Result<(), ExecutorError> {
+        let removed = self.remove(&mut handle).await;
+        if let Err(error) = &removed {
+            tracing::warn!(container = %handle.name, %error, "not removed yet");
+            self.removals.keep_asking(handle, error);
+        }
+        removed
+    }
+
+    async fn remove_once_there_is_an_engine(&self, mut handle: Handle) {
         loop {
-            let Err(error) = self.remove(&handle).await else {
+            let Err(error) = self.remove(&mut handle).await else {
                 return;
             };
             tracing::warn!(container = %handle.name, %error, "not removed yet");
@@ -150,30 +173,39 @@ impl Shared {
             let stuck = self.removals.stuck();
             stuck.values().map(|stuck| stuck.handle.clone()).collect()
         };
-        for handle in handles {
-            match self.remove(&handle).await {
-                Ok(()) => {
-                    self.removals.stuck().remove(&handle.name);
-                    tracing::info!(container = %handle.name, "removed at last");
+        futures_util::stream::iter(handles)
+            .for_each_concurrent(STUCK_AT_ONCE, |mut handle| async move {
+                match self.remove(&mut handle).await {
+                    Ok(()) => {
+                        self.removals.stuck().remove(&handle.name);
+                        tracing::info!(container = %handle.name, "removed at last");
+                    }
+                    Err(error) => {
+                        tracing::debug!(container = %handle.name, %error, "still not removed");
+                        self.removals.keep_asking(handle, &error);
+                    }
                 }
-                Err(error) => {
-                    tracing::debug!(container = %handle.name, %error, "still not removed");
-                    self.removals.keep_asking(handle, &error);
-                }
-            }
-        }
+            })
+            .await;
     }
 
-    /// Kills and removes container, anonymous volumes and workspace.
+    /// Kills and removes container, anonymous volumes and workspace; the user is free then.
     ///
     /// # Errors
-    /// When the engine does not answer or refuses, or the workspace stays.
-    pub async fn remove(&self, handle: &Handle) -> Result<(), ExecutorError> {
+    /// When the engine does not answer or refuses, a container may still come, or the workspace stays.
+    async fn remove(&self, handle: &mut Handle) -> Result<(), ExecutorError> {
+        self.look_at_leftovers().await?;
         if !handle.container.0.is_empty() {
-            self.engine
+            let was_there = self
+                .engine
                 .remove(&handle.container.0)
                 .await
                 .map_err(|error| ExecutorError::new(words(&error)))?;
+            if !was_there && handle.may_still_come(self.clock.mono()) {
+                return Err(ExecutorError::new(
+                    "the engine did not say whether it made the container, and may still do it",
+                ));
+            }
         }
         let workspaces = Arc::clone(&self.workspaces);
         let name = handle.name.clone();
@@ -183,31 +215,43 @@ impl Shared {
                 message: format!("the workspace stays: {error}"),
                 source: Some(error.into()),
             })?;
-        if let Some(uid) = handle.uid {
-            self.users.free(uid, &handle.name);
-        }
+        self.users.free(&handle.name);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::executor::ContainerRef;
+
+    #[tokio::test]
+    async fn none_is_made_while_as_many_are_to_be_removed_as_may_be() {
+        let (removals, mut waiting) = Removals::new();
+        let has_room = || {
+            tokio::task::unconstrained(removals.room())
+                .now_or_never()
+                .is_some()
+        };
+        for number in 0..WAITING_MAX {
+            assert!(has_room(), "{number}");
+            removals.waiting.send(Handle::of_none("jw")).await.unwrap();
+        }
+        assert!(!has_room());
+        waiting.0.recv().await.unwrap();
+        assert!(has_room());
+    }
 
     #[test]
     fn a_node_with_more_stuck_containers_than_it_may_have_says_what_is_wrong_with_one() {
         let (removals, _waiting) = Removals::new();
+        let error = ExecutorError::new("device busy");
         for number in 0..=STUCK_MAX {
             assert_eq!(removals.problem(), None, "{number}");
             let name = format!("jw-{number:02}");
-            let handle = Handle {
-                container: ContainerRef(name.clone()),
-                name: name.clone(),
-                uid: None,
-            };
-            let why = "device busy".to_owned();
-            removals.stuck().insert(name, Stuck { handle, why });
+            removals.keep_asking(Handle::of(ContainerRef(name.clone()), &name), &error);
         }
         let problem = removals.problem().unwrap();
         for part in ["33 containers", "jw-00", "device busy"] {

@@ -20,6 +20,7 @@ use jobworker_init::protocol::{Command, Frame, Phase};
 use super::attach::{Attachment, SendError};
 use super::ending::{ended_by, ended_silently, not_started, reason};
 use super::engine::{is_not_found, words};
+use super::handle::Handle;
 use super::oom;
 use super::shared::Shared;
 use crate::executor::{
@@ -33,16 +34,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const FORCE_AFTER: Duration = Duration::from_secs(20);
 /// What init is given to take `bye`.
 const BYE_MAX: Duration = Duration::from_millis(200);
-
-/// What a container is known by.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    pub container: ContainerRef,
-    /// Of the container, and of its workspace.
-    pub name: String,
-    /// The user in it, free for another after the removal.
-    pub uid: Option<u32>,
-}
 
 pub struct DockerRunning {
     shared: Arc<Shared>,

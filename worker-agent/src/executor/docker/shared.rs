@@ -6,15 +6,14 @@ use std::sync::Arc;
 use common::tasks::Tasks;
 use common::time::SharedClock;
 
+use super::container::JobUser;
 use super::engine::Engine;
+use super::leftovers::Leftovers;
 use super::policy::Policy;
 use super::removals::Removals;
 use super::users::Users;
 use super::workspace::Workspaces;
-use crate::executor::ExecutorError;
-
-/// Users from the first on that are slots'; spare containers have those above. Twice the slots of the largest node.
-pub const SLOT_USERS: u32 = 10_000;
+use crate::executor::{ExecutorError, StartFailure};
 
 pub struct Shared {
     pub engine: Arc<Engine>,
@@ -29,9 +28,9 @@ pub struct Shared {
     pub life: String,
     /// Container names begin with it.
     pub name_prefix: String,
-    pub uid_base: u32,
     pub tasks: Tasks,
     pub users: Users,
+    pub leftovers: Leftovers,
     pub removals: Removals,
 }
 
@@ -39,6 +38,24 @@ impl Shared {
     /// A name that no container has.
     pub fn new_name(&self) -> String {
         format!("{}-{:016x}", self.name_prefix, rand::random::<u64>())
+    }
+
+    /// Who the job is in the container of that name, which is about to be made.
+    ///
+    /// # Errors
+    /// [`StartFailure::Infra`] where every user is some container's.
+    pub fn user_for(&self, name: &str) -> Result<JobUser, StartFailure> {
+        if !rustix::process::geteuid().is_root() {
+            // it can be no other's than the agent's own
+            return Ok(JobUser {
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+            });
+        }
+        let user = self.users.take(name).ok_or_else(|| StartFailure::Infra {
+            message: "each user that jobs may have here is some container's".to_owned(),
+        })?;
+        Ok(JobUser { uid: user, gid: user })
     }
 
     /// Whether the engine, or the host with it, began anew after this time of the engine's (RFC 3339).

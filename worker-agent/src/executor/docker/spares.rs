@@ -13,10 +13,9 @@ use jobworker_init::protocol::Command;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::MissedTickBehavior;
 
-use super::container::JobUser;
 use super::image::ImageRules;
 use super::make::{Built, make};
-use super::shared::{SLOT_USERS, Shared};
+use super::shared::Shared;
 use crate::executor::ContainerRef;
 
 /// Sizes that wait to be refilled; what does not fit is asked for again by the next job.
@@ -143,15 +142,6 @@ impl Spares {
             .remove(container);
     }
 
-    fn free_user(&self, name: &str) -> JobUser {
-        if !rustix::process::geteuid().is_root() {
-            return super::own_user();
-        }
-        let first = self.shared.uid_base.saturating_add(SLOT_USERS);
-        let uid = self.shared.users.take(first, name);
-        JobUser { uid, gid: uid }
-    }
-
     async fn keep(&self, mut due: mpsc::Receiver<Kind>) {
         let stopping = self.shared.tasks.stopping().clone();
         // a clock of its own: with jobs coming all the time, a wait from one to the next would never end
@@ -195,9 +185,7 @@ impl Spares {
         if let Some(spare) = surplus {
             self.destroy(spare).await;
         }
-        let name = self.shared.new_name();
-        let user = self.free_user(&name);
-        match make(&self.shared, name, &kind.image, kind.resources, user).await {
+        match make(&self.shared, &kind.image, kind.resources).await {
             Ok(built) => {
                 self.names
                     .lock()
@@ -248,12 +236,10 @@ impl Spares {
     async fn destroy(&self, mut spare: Spare) {
         // the removal is by force anyhow
         let _ = spare.built.attachment.send(&Command::Bye).await;
-        let handle = spare.built.handle;
-        if let Err(error) = self.shared.remove(&handle).await {
-            tracing::info!(container = %handle.name, %error, "a spare container is not removed yet");
-            self.shared.reap(handle.clone()).await;
-        }
+        let container = spare.built.handle.container.clone();
+        // where it fails the agent asks again by itself
+        let _ = self.shared.remove_now_or_later(spare.built.handle).await;
         // not before, or the sweep for orphans could ask for it too
-        self.forget(&handle.container);
+        self.forget(&container);
     }
 }
