@@ -42,7 +42,7 @@ impl AppState {
         Arc::new(Self {
             jobs: Jobs::new(stores.clone(), clock.clone()),
             fleet: FleetCache::new(stores.clone(), clock.clone()),
-            waiting: WaitingRooms::new(stores.clone(), clock.clone(), config.accounts),
+            waiting: WaitingRooms::new(stores.clone(), clock.clone(), tasks.clone(), config.accounts),
             tokens: Tokens::new(&config),
             passwords: Passwords::new(config.hashes_at_once),
             followers: Arc::new(Semaphore::new(config.followers_max)),

@@ -1,22 +1,22 @@
 //! How many jobs an account may have waiting, without a count for each submission.
 //!
-//! What an account has waiting is the last count of its rows plus what was let in since then; what has left the
-//! queue meanwhile is not seen, so this is never too low. It is counted anew when it is old, or when something would be
-//! refused. So one replica alone never lets in more than the limit. Another replica's submissions are seen with the next
+//! What an account has waiting is the last count of its rows plus what was let in since that began; what has left the
+//! queue meanwhile is not seen, so this is never too low. Where it has room, nobody waits for a count: one is made
+//! beside the submission when the last one is old. Only what would be refused waits for one, and so does an account's
+//! first. So one replica alone never lets in more than the limit. Another replica's submissions are seen with the next
 //! count: each further replica may let in what is sent to it within [`KEPT`] (longer where a count takes longer), or
 //! within [`KEPT_FAR`] while less than half of the limit is used. Retries are not asked: a job that was let in stays in.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::config::AccountLimits;
 use common::error::ServiceError;
 use common::ids::AccountId;
 use common::store::{StoreError, Stores};
+use common::tasks::Tasks;
 use common::time::{Mono, SharedClock};
-use tokio::sync::Mutex;
 
 /// How long a count is good near the limit.
 const KEPT: Duration = Duration::from_secs(2);
@@ -39,27 +39,45 @@ const ACCOUNTS_MAX: usize = 10_000;
 pub struct WaitingRooms {
     stores: Stores,
     clock: SharedClock,
+    tasks: Tasks,
     limits: AccountLimits,
-    rooms: SyncMutex<HashMap<AccountId, Arc<Room>>>,
+    rooms: Mutex<HashMap<AccountId, Arc<Room>>>,
 }
 
 #[derive(Default)]
 struct Room {
-    /// Let in and not known to be stored yet: a count may or may not see it.
-    under_way: AtomicU64,
     seen: Mutex<Seen>,
+    /// Held by whoever counts: one at a time.
+    counting: tokio::sync::Mutex<()>,
 }
 
+/// What is known of an account.
 #[derive(Default, Clone, Copy)]
 struct Seen {
     limit: u64,
     limit_at: Option<Mono>,
-    counted: u64,
-    counted_at: Option<Mono>,
-    /// That the count took.
-    took: Duration,
-    /// Let in since, counted ones under way included.
+    /// None before the first count.
+    counted: Option<u64>,
+    /// Let in since that count began, and what was under way then: it may have seen it or not.
     added: u64,
+    /// Let in and not known to be stored yet.
+    under_way: u64,
+    /// Let in, ever.
+    let_in: u64,
+    /// The end of the last count, also of one that failed.
+    tried_at: Option<Mono>,
+    /// That it took.
+    took: Duration,
+    /// It ended well beside submissions, so it may be too high by what was let in meanwhile.
+    rough: bool,
+}
+
+/// What had been let in when a count began.
+#[derive(Clone, Copy)]
+struct Begun {
+    at: Mono,
+    under_way: u64,
+    let_in: u64,
 }
 
 /// Jobs that were let in and are being stored.
@@ -70,59 +88,83 @@ pub struct Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.room.under_way.fetch_sub(self.jobs, Ordering::SeqCst);
+        self.room.seen().under_way -= self.jobs;
     }
 }
 
 impl WaitingRooms {
-    pub fn new(stores: Stores, clock: SharedClock, limits: AccountLimits) -> Self {
+    pub fn new(stores: Stores, clock: SharedClock, tasks: Tasks, limits: AccountLimits) -> Self {
         Self {
             stores,
             clock,
+            tasks,
             limits,
-            rooms: SyncMutex::default(),
+            rooms: Mutex::default(),
         }
     }
 
     /// Lets `jobs` more of an account in, all or none. The answer is to be kept until they are stored.
     ///
     /// # Errors
-    /// [`ServiceError::LimitReached`] past the account's limit.
+    /// [`ServiceError::LimitReached`] past the account's limit. The store's, where nothing is known of the account yet
+    /// and it does not answer.
     pub async fn admit(&self, account: &AccountId, jobs: usize) -> Result<Admission, ServiceError> {
         let room = self.room(account);
         let jobs = jobs as u64;
-        let mut seen = room.seen.lock().await;
-        let now = self.clock.mono();
-        self.look_at_limit(account, now, &mut seen).await?;
-        let good_for = seen.good_for(jobs);
-        if seen.counted_at.is_none_or(|at| now.since(at) >= good_for) {
-            let under_way = room.under_way.load(Ordering::SeqCst);
-            match self.stores.jobs.count_waiting(account).await {
-                Ok(counted) => (seen.counted, seen.added) = (counted, under_way),
-                // So many that counting takes too long: what is known is too high at the worst.
-                Err(StoreError::Unavailable(_)) if seen.counted_at.is_some() && seen.has_room(jobs) => {}
-                Err(error) => return Err(error.into()),
+        self.look_at_limit(account, &room).await?;
+        if let Some(admission) = room.admit(jobs) {
+            if room.seen().is_due(0, self.clock.mono()) {
+                self.count_beside(account, &room);
             }
-            seen.counted_at = Some(now);
-            seen.took = self.clock.mono().since(now);
+            return Ok(admission);
         }
-        if !seen.has_room(jobs) {
-            return Err(refusal(&seen, jobs));
+        let counting = room.counting.lock().await;
+        // Another may have counted meanwhile.
+        let due = room.seen().is_due(jobs, self.clock.mono());
+        let counted = match due {
+            true => count(&self.stores, &self.clock, account, &room, false).await,
+            false => Ok(()),
+        };
+        drop(counting);
+        if let Some(admission) = room.admit(jobs) {
+            return Ok(admission);
         }
-        seen.added += jobs;
-        room.under_way.fetch_add(jobs, Ordering::SeqCst);
-        drop(seen);
-        Ok(Admission { room, jobs })
+        let seen = *room.seen();
+        match counted {
+            Ok(()) => Err(refusal(&seen, jobs)),
+            // What is known stands where a count takes too long: the fewer wait, the sooner one succeeds.
+            Err(StoreError::Unavailable(_)) if seen.counted.is_some() => Err(refusal(&seen, jobs)),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    async fn look_at_limit(&self, account: &AccountId, now: Mono, seen: &mut Seen) -> Result<(), StoreError> {
-        if seen.limit_at.is_none_or(|at| now.since(at) >= LIMIT_KEPT) {
+    async fn look_at_limit(&self, account: &AccountId, room: &Room) -> Result<(), StoreError> {
+        let now = self.clock.mono();
+        let looked_at = room.seen().limit_at;
+        if looked_at.is_none_or(|at| now.since(at) >= LIMIT_KEPT) {
             let own = self.stores.identity.account(account).await?;
             let own = own.and_then(|account| account.waiting_max);
+            let mut seen = room.seen();
             seen.limit = u64::from(self.limits.waiting(own));
             seen.limit_at = Some(now);
         }
         Ok(())
+    }
+
+    fn count_beside(&self, account: &AccountId, room: &Arc<Room>) {
+        if room.counting.try_lock().is_err() {
+            return;
+        }
+        let (stores, clock) = (self.stores.clone(), Arc::clone(&self.clock));
+        let (account, room) = (account.clone(), Arc::clone(room));
+        self.tasks.spawn("count of what waits", async move {
+            let Ok(_counting) = room.counting.try_lock() else {
+                return;
+            };
+            if let Err(error) = count(&stores, &clock, &account, &room, true).await {
+                tracing::debug!(%error, %account, "what waits is not counted: what is known is too high at the worst");
+            }
+        });
     }
 
     fn room(&self, account: &AccountId) -> Arc<Room> {
@@ -134,19 +176,89 @@ impl WaitingRooms {
     }
 }
 
-impl Seen {
-    const fn waiting(&self) -> u64 {
-        self.counted.saturating_add(self.added)
+/// By whoever holds the room's `counting`.
+async fn count(
+    stores: &Stores,
+    clock: &SharedClock,
+    account: &AccountId,
+    room: &Room,
+    rough: bool,
+) -> Result<(), StoreError> {
+    let begun = room.seen().begin(clock.mono());
+    let counted = stores.jobs.count_waiting(account).await;
+    let mut seen = room.seen();
+    seen.tried(begun, clock.mono());
+    seen.counted(begun, counted?);
+    seen.rough = rough;
+    Ok(())
+}
+
+impl Room {
+    fn admit(self: &Arc<Self>, jobs: u64) -> Option<Admission> {
+        self.seen().admit(jobs).then(|| Admission {
+            room: Arc::clone(self),
+            jobs,
+        })
     }
 
-    const fn has_room(&self, jobs: u64) -> bool {
-        self.waiting().saturating_add(jobs) <= self.limit
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    /// Never too low; none before the first count.
+    fn waiting(&self) -> Option<u64> {
+        Some(self.counted?.saturating_add(self.added))
+    }
+
+    fn has_room(&self, jobs: u64) -> bool {
+        self.waiting()
+            .is_some_and(|waiting| waiting.saturating_add(jobs) <= self.limit)
+    }
+
+    fn admit(&mut self, jobs: u64) -> bool {
+        let admitted = self.has_room(jobs);
+        if admitted {
+            self.added += jobs;
+            self.under_way += jobs;
+            self.let_in += jobs;
+        }
+        admitted
+    }
+
+    const fn begin(&self, at: Mono) -> Begun {
+        Begun {
+            at,
+            under_way: self.under_way,
+            let_in: self.let_in,
+        }
+    }
+
+    /// A count has ended, well or not.
+    fn tried(&mut self, begun: Begun, now: Mono) {
+        self.rough = false;
+        self.tried_at = Some(now);
+        self.took = now.since(begun.at);
+    }
+
+    /// It has ended well.
+    const fn counted(&mut self, begun: Begun, counted: u64) {
+        self.counted = Some(counted);
+        self.added = begun.under_way + (self.let_in - begun.let_in);
+    }
+
+    /// Whether it is to be counted anew, for somebody who wants room for as many jobs.
+    fn is_due(&self, jobs: u64, now: Mono) -> bool {
+        let is_old = |at| now.since(at) >= self.good_for(jobs);
+        self.counted.is_none() || self.tried_at.is_none_or(is_old)
     }
 
     fn good_for(&self, jobs: u64) -> Duration {
         if !self.has_room(jobs) {
-            KEPT_REFUSED
-        } else if self.waiting() < self.limit / 2 {
+            // Nobody is refused by what may be too high.
+            if self.rough { Duration::ZERO } else { KEPT_REFUSED }
+        } else if self.waiting() < Some(self.limit / 2) {
             KEPT_FAR
         } else {
             // A million takes a store a second: then it is counted less often, not all the time.
@@ -156,7 +268,7 @@ impl Seen {
 }
 
 fn refusal(seen: &Seen, jobs: u64) -> ServiceError {
-    let (waiting, limit) = (seen.waiting(), seen.limit);
+    let (waiting, limit) = (seen.waiting().unwrap_or_default(), seen.limit);
     let what = if jobs == 1 {
         "one more".to_owned()
     } else {
@@ -173,30 +285,96 @@ fn refusal(seen: &Seen, jobs: u64) -> ServiceError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn a_count_is_good_for_as_long_as_it_is_far_from_the_limit() {
-        let seen = |counted, added| Seen {
+        let seen = |counted, added, rough| Seen {
             limit: 100,
-            counted,
+            counted: Some(counted),
             added,
+            rough,
             ..Seen::default()
         };
-        for (counted, added, jobs, good_for) in [
-            (0, 0, 1, KEPT_FAR),
-            (40, 9, 1, KEPT_FAR),
-            (40, 10, 1, KEPT),
-            (90, 9, 1, KEPT),
-            (90, 10, 1, KEPT_REFUSED),
-            (0, 0, 101, KEPT_REFUSED),
-            (u64::MAX, u64::MAX, u64::MAX, KEPT_REFUSED),
+        for (counted, added, jobs, rough, good_for) in [
+            (0, 0, 1, false, KEPT_FAR),
+            (40, 9, 1, true, KEPT_FAR),
+            (40, 10, 1, false, KEPT),
+            (90, 9, 1, true, KEPT),
+            (90, 10, 1, false, KEPT_REFUSED),
+            (90, 10, 1, true, Duration::ZERO),
+            (0, 0, 101, false, KEPT_REFUSED),
+            (u64::MAX, u64::MAX, u64::MAX, false, KEPT_REFUSED),
         ] {
             assert_eq!(
-                seen(counted, added).good_for(jobs),
+                seen(counted, added, rough).good_for(jobs),
                 good_for,
-                "{counted} {added} {jobs}"
+                "{counted} {added} {jobs} {rough}"
             );
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Admit(u64),
+        /// The oldest that is under way is stored.
+        Store,
+        /// A job that waits has started.
+        Leave,
+        BeginCount,
+        /// The store looks at its rows.
+        LookAtRows,
+        EndCount,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => (1..4u64).prop_map(Step::Admit),
+            3 => Just(Step::Store),
+            2 => Just(Step::Leave),
+            1 => Just(Step::BeginCount),
+            1 => Just(Step::LookAtRows),
+            1 => Just(Step::EndCount),
+        ];
+        prop::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_known_is_never_too_low_and_the_limit_holds(steps in steps(), before in 0..8u64) {
+            const LIMIT: u64 = 8;
+            let mut seen = Seen { limit: LIMIT, ..Seen::default() };
+            let (mut rows, mut under_way) = (before, std::collections::VecDeque::new());
+            let (mut begun, mut looked) = (None, None);
+            for step in steps {
+                match step {
+                    Step::Admit(jobs) => {
+                        if seen.admit(jobs) {
+                            under_way.push_back(jobs);
+                        }
+                    }
+                    Step::Store => {
+                        let stored = under_way.pop_front().unwrap_or(0);
+                        rows += stored;
+                        seen.under_way -= stored;
+                    }
+                    Step::Leave => rows = rows.saturating_sub(1),
+                    Step::BeginCount => (begun, looked) = (Some(seen.begin(Mono::from_millis(0))), None),
+                    Step::LookAtRows => looked = begun.is_some().then_some(rows),
+                    Step::EndCount => {
+                        if let (Some(begun), Some(rows)) = (begun.take(), looked.take()) {
+                            seen.counted(begun, rows);
+                        }
+                    }
+                }
+                let waiting = rows + under_way.iter().sum::<u64>();
+                prop_assert!(waiting <= LIMIT, "{waiting}");
+                if let Some(known) = seen.waiting() {
+                    prop_assert!(known >= waiting, "{known} < {waiting}");
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod admission;
+mod counts;
 mod explain;
 mod files;
 mod idempotency;

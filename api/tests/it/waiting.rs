@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use api::Config;
 use common::attempt::Outcome;
 use common::identity::Account;
 use common::ids::AccountId;
 use serde_json::{Value, json};
 
+use crate::counts::{Counts, Gate};
 use crate::support::{World, problem};
 
 const ONE: &str = "/api/v1/jobs";
@@ -22,11 +24,19 @@ fn bulk(jobs: usize) -> Value {
 
 /// An installation in which an account without a record may have five jobs waiting.
 async fn five() -> World {
-    World::with(|config| {
-        config.accounts.waiting_default = 5;
-        config.accounts.waiting_ceiling = 8;
-    })
-    .await
+    World::with(of_five).await
+}
+
+fn of_five(config: &mut Config) {
+    config.accounts.waiting_default = 5;
+    config.accounts.waiting_ceiling = 8;
+}
+
+/// The same over a store whose counts take as long as the test wants.
+async fn five_counted() -> (World, Counts) {
+    let counts = Counts::new();
+    let world = World::over(|stores| counts.before(stores), of_five).await;
+    (world, counts)
 }
 
 async fn waiting(world: &World) -> u64 {
@@ -146,4 +156,41 @@ async fn a_submission_that_is_sent_again_at_the_limit_finds_its_job() {
     world.post(key, BULK, &bulk(4)).await.expect(201);
     assert_eq!(send().await.expect(201).json()["id"], first["id"]);
     assert_eq!(waiting(&world).await, 5);
+}
+
+#[tokio::test]
+async fn a_submission_for_which_there_is_room_waits_for_no_count() {
+    let (world, counts) = five_counted().await;
+    let key = &world.keys.user;
+    world.post(key, BULK, &bulk(2)).await.expect(201);
+    counts.set(Gate::Held);
+    // The last count is old by now, and the next one does not end.
+    world.clock.advance(Duration::from_secs(60));
+    world.post(key, ONE, &job()).await.expect(201);
+    counts.begun(2).await;
+    world.post(key, ONE, &job()).await.expect(201);
+    counts.set(Gate::Open);
+    // What was let in meanwhile is counted once, not twice.
+    world.post(key, ONE, &job()).await.expect(201);
+    let refused = world.post(key, ONE, &job()).await.expect(429);
+    let problem = problem(&refused);
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("has 5 jobs waiting and may have 5"), "{detail}");
+    assert_eq!(waiting(&world).await, 5);
+}
+
+#[tokio::test]
+async fn where_counting_takes_too_long_an_account_at_its_limit_is_refused_as_such() {
+    let (world, counts) = five_counted().await;
+    let key = &world.keys.user;
+    world.post(key, BULK, &bulk(5)).await.expect(201);
+    counts.set(Gate::TooSlow);
+    world.clock.advance(Duration::from_secs(1));
+    let refused = world.post(key, ONE, &job()).await.expect(429);
+    counts.begun(2).await;
+    assert_eq!(problem(&refused)["code"], "waiting_limit");
+    // Of an account that was never counted nothing is known.
+    world.post(&world.keys.other, ONE, &job()).await.expect(503);
+    counts.set(Gate::Open);
+    world.post(&world.keys.other, ONE, &job()).await.expect(201);
 }

@@ -1,0 +1,122 @@
+//! A store of jobs whose counts take as long as a test wants, or fail.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use common::ids::{AccountId, JobId, UserId};
+use common::job::{Job, StateName};
+use common::store::{
+    Commit, CommitError, Due, Fingerprint, Held, IdempotencyKey, Inserted, JobQuery, JobStore, NewJob, Page,
+    StoreError, Stores,
+};
+use common::time::Timestamp;
+use tokio::sync::watch;
+
+use crate::support::PATIENCE;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    Held,
+    /// Counting takes longer than the store waits for it.
+    TooSlow,
+}
+
+/// Stands before the store of jobs. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Counts {
+    gate: watch::Sender<Gate>,
+    begun: watch::Sender<u32>,
+}
+
+impl Counts {
+    pub fn new() -> Self {
+        Self {
+            gate: watch::Sender::new(Gate::Open),
+            begun: watch::Sender::new(0),
+        }
+    }
+
+    pub fn before(&self, stores: Stores) -> Stores {
+        let counts = self.clone();
+        let jobs = Arc::clone(&stores.jobs);
+        Stores {
+            jobs: Arc::new(Counted { jobs, counts }),
+            ..stores
+        }
+    }
+
+    pub fn set(&self, gate: Gate) {
+        self.gate.send_replace(gate);
+    }
+
+    /// Waits until so many counts were begun.
+    pub async fn begun(&self, count: u32) {
+        let mut begun = self.begun.subscribe();
+        let waited = tokio::time::timeout(PATIENCE, begun.wait_for(|begun| *begun >= count)).await;
+        assert!(waited.is_ok(), "{} of {count} counts", *self.begun.borrow());
+    }
+}
+
+struct Counted {
+    jobs: Arc<dyn JobStore>,
+    counts: Counts,
+}
+
+#[async_trait]
+impl JobStore for Counted {
+    async fn count_waiting(&self, account: &AccountId) -> Result<u64, StoreError> {
+        self.counts.begun.send_modify(|begun| *begun += 1);
+        let mut gate = self.counts.gate.subscribe();
+        let gate = *gate.wait_for(|gate| *gate != Gate::Held).await.unwrap();
+        match gate {
+            Gate::TooSlow => Err(StoreError::Unavailable("it takes too long".into())),
+            Gate::Open | Gate::Held => self.jobs.count_waiting(account).await,
+        }
+    }
+
+    async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError> {
+        self.jobs.insert(jobs).await
+    }
+
+    async fn stored_under(
+        &self,
+        account: &AccountId,
+        submitter: &UserId,
+        keys: &[IdempotencyKey],
+    ) -> Result<Vec<Fingerprint>, StoreError> {
+        self.jobs.stored_under(account, submitter, keys).await
+    }
+
+    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.jobs.get(id).await
+    }
+
+    async fn get_many(&self, ids: &[JobId]) -> Result<Vec<Job>, StoreError> {
+        self.jobs.get_many(ids).await
+    }
+
+    async fn list(&self, query: &JobQuery) -> Result<Page<Job>, StoreError> {
+        self.jobs.list(query).await
+    }
+
+    async fn commit(&self, changes: Vec<Commit>) -> Result<Vec<Result<(), CommitError>>, StoreError> {
+        self.jobs.commit(changes).await
+    }
+
+    async fn queued(&self, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.jobs.queued(after, limit).await
+    }
+
+    async fn due(&self, due: Due, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.jobs.due(due, now, limit).await
+    }
+
+    async fn held(&self, held: &Held, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.jobs.held(held, after, limit).await
+    }
+
+    async fn count_by_state(&self, account: Option<&AccountId>) -> Result<Vec<(StateName, u64)>, StoreError> {
+        self.jobs.count_by_state(account).await
+    }
+}
