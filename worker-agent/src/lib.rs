@@ -66,29 +66,7 @@ pub async fn run(
     clock: SharedClock,
     tasks: Tasks,
 ) -> Result<(), AgentError> {
-    let inner = Tasks::new();
-    let link = WebSocketLink {
-        server: config.server.clone(),
-        key: config.key.clone(),
-        audience: config.audience.clone(),
-        times: config.link,
-        clock: Arc::clone(&clock),
-        tasks: inner.clone(),
-    };
-    let files = HttpFiles::new(
-        config.server.clone(),
-        config.key.clone(),
-        config.audience.clone(),
-        Arc::clone(&clock),
-    )
-    .map_err(AgentError::Files)?;
-    let seams = Seams {
-        executor,
-        link: Arc::new(link),
-        files: Arc::new(files),
-        disk: Disk::Beside,
-        inner,
-    };
+    let seams = Seams::real(&config, executor, &clock)?;
     run_with(config, seams, clock, tasks).await
 }
 
@@ -102,9 +80,12 @@ pub async fn run_docker(
     clock: SharedClock,
     tasks: Tasks,
 ) -> Result<(), AgentError> {
+    // First: its lock says that the workspaces that the executor looks at are nobody else's.
+    let journal = open_journal(&config, &clock)?;
     let inner = Tasks::new();
     let executor = DockerExecutor::start(docker, Arc::clone(&clock), inner.clone()).await?;
-    let ended = run(config, executor, clock, tasks).await;
+    let seams = Seams::real(&config, executor, &clock)?;
+    let ended = run_on(config, journal, seams, clock, tasks).await;
     // after the session: what it ended is still being removed
     inner.stop();
     inner.join(JOIN_WITHIN).await;
@@ -121,12 +102,55 @@ pub struct Seams {
     pub inner: Tasks,
 }
 
+impl Seams {
+    fn real(config: &Config, executor: Arc<dyn Executor>, clock: &SharedClock) -> Result<Self, AgentError> {
+        let inner = Tasks::new();
+        let link = WebSocketLink {
+            server: config.server.clone(),
+            key: config.key.clone(),
+            audience: config.audience.clone(),
+            times: config.link,
+            clock: Arc::clone(clock),
+            tasks: inner.clone(),
+        };
+        let files = HttpFiles::new(
+            config.server.clone(),
+            config.key.clone(),
+            config.audience.clone(),
+            Arc::clone(clock),
+        )
+        .map_err(AgentError::Files)?;
+        Ok(Self {
+            executor,
+            link: Arc::new(link),
+            files: Arc::new(files),
+            disk: Disk::Beside,
+            inner,
+        })
+    }
+}
+
 /// [`run`] through seams of the caller's own.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_with(
     config: Config,
+    seams: Seams,
+    clock: SharedClock,
+    tasks: Tasks,
+) -> Result<(), AgentError> {
+    let journal = open_journal(&config, &clock)?;
+    run_on(config, journal, seams, clock, tasks).await
+}
+
+fn open_journal(config: &Config, clock: &SharedClock) -> Result<Journal, AgentError> {
+    Ok(Journal::open(&config.state_folder, CLOSED_KEPT, clock.now())?)
+}
+
+async fn run_on(
+    config: Config,
+    journal: Journal,
     seams: Seams,
     clock: SharedClock,
     tasks: Tasks,
@@ -138,7 +162,6 @@ pub async fn run_with(
         disk,
         inner,
     } = seams;
-    let journal = Journal::open(&config.state_folder, CLOSED_KEPT, clock.now())?;
     let folder = config.state_folder.join("attempts");
     discard_unknown(&folder, &journal);
     let about = executor.describe().await;

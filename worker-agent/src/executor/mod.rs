@@ -9,7 +9,7 @@
 //! - A dropped [`Prepared`] or [`Running`] leaves its container as it is: it is adopted or removed later. Only
 //!   [`Prepared::destroy`], [`Running::finish`], [`Executor::remove`] and a [`Prepared::run`] that fails end and remove.
 //!   What cannot be removed at once is asked for until it is gone.
-//! - No two containers that are there have one host user.
+//! - No two containers of one agent that are there have one host user.
 //! - [`Running::next`] may be dropped at any await point and loses nothing.
 //! - Chunks come in order of `seq`, without gaps and without repeats within one [`Running`]; after [`Executor::adopt`]
 //!   they go on after `spooled_seq`.

@@ -1,6 +1,8 @@
-//! An engine that loses sight of who asks for a container, and makes it when a test says so.
+//! An engine that loses sight of who asks for a container, and makes it when a test says so; and one that does not list
+//! its containers.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::tasks::Tasks;
@@ -12,10 +14,11 @@ use super::node::STEP_MAX;
 
 const ENGINE: &str = "/var/run/docker.sock";
 
-/// Stands before the machine's engine. The first request for a container is held back and never answered; everything else
-/// is passed on.
+/// Stands before the machine's engine. The first request for a container is held back and never answered, lists are
+/// refused while a test wants it so; everything else is passed on.
 pub struct Late {
     pub socket: PathBuf,
+    refuses_lists: Arc<AtomicBool>,
     held: oneshot::Receiver<Vec<u8>>,
     removal: Arc<Notify>,
 }
@@ -27,22 +30,29 @@ impl Late {
         let (hold, held) = oneshot::channel();
         let hold = Arc::new(Mutex::new(Some(hold)));
         let removal = Arc::new(Notify::new());
-        let asked = Arc::clone(&removal);
+        let refuses_lists = Arc::new(AtomicBool::new(false));
+        let (asked, refuses) = (Arc::clone(&removal), Arc::clone(&refuses_lists));
         let tasks = Tasks::new();
         let each = tasks.clone();
         tasks.spawn("engine", async move {
             while let Ok((client, _)) = listener.accept().await {
+                let refuses = Arc::clone(&refuses);
                 each.spawn(
                     "connection",
-                    pass_on(client, Arc::clone(&hold), Arc::clone(&asked)),
+                    pass_on(client, Arc::clone(&hold), Arc::clone(&asked), refuses),
                 );
             }
         });
         Self {
             socket,
+            refuses_lists,
             held,
             removal,
         }
+    }
+
+    pub fn refuse_lists(&self, refuses: bool) {
+        self.refuses_lists.store(refuses, Ordering::SeqCst);
     }
 
     /// A removal was asked for and answered.
@@ -63,9 +73,12 @@ impl Late {
     }
 }
 
+const REFUSAL: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/json\r\n\
+                         connection: close\r\ncontent-length: 30\r\n\r\n{\"message\":\"the list is lost\"}";
+
 type Hold = Arc<Mutex<Option<oneshot::Sender<Vec<u8>>>>>;
 
-async fn pass_on(mut client: UnixStream, hold: Hold, removal: Arc<Notify>) {
+async fn pass_on(mut client: UnixStream, hold: Hold, removal: Arc<Notify>, refuses_lists: Arc<AtomicBool>) {
     let mut engine = UnixStream::connect(ENGINE).await.unwrap();
     let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
     let mut is_removal = false;
@@ -82,6 +95,10 @@ async fn pass_on(mut client: UnixStream, hold: Hold, removal: Arc<Notify>) {
                         hold.send(rest).unwrap();
                         return;
                     }
+                }
+                if line.contains("/containers/json") && refuses_lists.load(Ordering::SeqCst) {
+                    let _ = client.write_all(REFUSAL).await;
+                    return;
                 }
                 if length == 0 || engine.write_all(request).await.is_err() {
                     return;

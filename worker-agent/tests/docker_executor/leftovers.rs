@@ -1,5 +1,6 @@
 //! What stays behind when something goes wrong halfway: nothing of ours, and everything of others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -10,12 +11,13 @@ use common::ids::FileId;
 use common::job::{Command, InputFile, JobSpec};
 use futures_util::FutureExt;
 use worker_agent::executor::{
-    ContainerRef, EndedBy, ExecEvent, Executor, LocalInput, PrepareRequest, StartFailure, Status, StopWhy,
+    AdoptRequest, ContainerRef, EndedBy, ExecEvent, Executor, LocalInput, PrepareRequest, StartFailure,
+    Status, StopWhy,
 };
 
 use super::node::{
-    LOOK_EVERY, Node, STEP_MAX, begin, clock, image, node, node_at, node_with, nothing_is_left, request, run,
-    shell, status, to_the_end, workspaces,
+    LOOK_EVERY, Node, STEP_MAX, assignment, begin, clock, image, node, node_at, node_with, nothing_is_left,
+    request, run, shell, status, to_the_end, workspaces,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,11 +95,7 @@ async fn a_container_of_somebody_else_is_left_alone_whatever_its_name() {
     let owned = node.executor.owned().await.unwrap();
     let removed = node.executor.remove(&ContainerRef(foreign.clone())).await;
     let still = docker.inspect_container(&foreign, None).await;
-    let options = RemoveContainerOptions {
-        force: true,
-        ..RemoveContainerOptions::default()
-    };
-    docker.remove_container(&foreign, Some(options)).await.unwrap();
+    remove_as_somebody_else(&ContainerRef(foreign)).await;
     let left = workspaces(&node);
     node.close().await;
     assert_eq!(owned, []);
@@ -227,6 +225,76 @@ async fn leftovers_are_looked_at_when_the_engine_first_answers() {
     assert_eq!(node.executor.owned().await.unwrap(), []);
     assert_eq!(workspaces(&node), Vec::<String>::new());
     node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leftover_keeps_its_user_from_the_first_container_that_is_made_once_the_engine_is_there() {
+    let node = node(0).await;
+    let running = begin(&node, shell("sleep 999")).await;
+    drop(running);
+    let state = node.ends().await;
+    let socket = state.path().join("engine.sock");
+    let node = node_with(state, 0, |config| config.socket = Some(socket.clone())).await;
+    std::os::unix::fs::symlink("/var/run/docker.sock", &socket).unwrap();
+    let (user, _) = run(&node, shell("id -u")).await;
+    node.close().await;
+    assert_eq!(user, "66001\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_removes_of_an_earlier_life_gives_workspace_and_user_back() {
+    let node = node(0).await;
+    let running = begin(&node, shell("sleep 999")).await;
+    let container = running.container().clone();
+    drop(running);
+    let node = node_at(node.ends().await, 0).await;
+    let (beside, _) = run(&node, shell("id -u")).await;
+    remove_as_somebody_else(&container).await;
+    nothing_is_left(&node).await;
+    let (after, _) = run(&node, shell("id -u")).await;
+    node.close().await;
+    assert_eq!((beside.as_str(), after.as_str()), ("66001\n", "66000\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workspace_of_an_adopted_run_stays_until_the_run_is_over_whoever_removes_its_container() {
+    let node = node(0).await;
+    let assignment = assignment(shell("echo kept > kept"));
+    let inputs = Vec::new();
+    let request = PrepareRequest {
+        assignment: Arc::clone(&assignment),
+        inputs,
+    };
+    let prepared = node.executor.prepare(request).await.unwrap();
+    let container = prepared.container().clone();
+    drop(prepared.run(clock().mono().after(STEP_MAX)).await.unwrap());
+    let node = node_at(node.ends().await, 0).await;
+    let adopted = node.executor.adopt(AdoptRequest {
+        assignment,
+        container: container.clone(),
+        spooled_seq: 0,
+    });
+    let mut running = adopted.await.unwrap();
+    to_the_end(&mut running).await;
+    remove_as_somebody_else(&container).await;
+    assert_eq!(node.executor.owned().await.unwrap(), []);
+    let kept = workspaces(&node);
+    running.finish().await;
+    nothing_is_left(&node).await;
+    node.close().await;
+    assert_eq!(kept.len(), 1);
+}
+
+async fn remove_as_somebody_else(container: &ContainerRef) {
+    let docker = Docker::connect_with_unix_defaults().unwrap();
+    let options = RemoveContainerOptions {
+        force: true,
+        ..RemoveContainerOptions::default()
+    };
+    docker
+        .remove_container(&container.0, Some(options))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

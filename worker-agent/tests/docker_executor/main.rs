@@ -50,7 +50,7 @@ async fn a_job_sees_a_cage_without_holes() {
     for fact in [
         "NoNewPrivs:\t1",
         "Seccomp:\t2",
-        "uid=61000:61000",
+        "uid=66000:66000",
         "/x: Read-only file system",
         "/tmp/t: Permission denied",
         "net=lo\n",

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bollard::Docker;
 use common::attempt::NotStartedReason;
 use common::job::{Command, JobSpec};
+use common::worker::Condition;
 use worker_agent::executor::{ContainerRef, Executor, StartFailure};
 
 use super::late::Late;
@@ -119,9 +120,9 @@ async fn a_container_that_is_still_there_has_its_user_alone_also_after_a_restart
     let (next, _) = run(&node, shell("id -u")).await;
     let node = node_at(node.ends().await, 0).await;
     let (in_the_next_life, _) = run(&node, shell("id -u")).await;
-    assert_eq!(user, "61000\n");
+    assert_eq!(user, "66000\n");
     for other in [&next, &in_the_next_life] {
-        assert!(other.starts_with("610") && *other != user, "{other}");
+        assert!(other.starts_with("660") && *other != user, "{other}");
     }
     drop(immovable);
     node.executor.remove(&container).await.unwrap();
@@ -161,6 +162,44 @@ async fn a_container_that_cannot_be_told_to_run_goes_as_soon_as_it_can() {
         drop(immovable);
         nothing_is_left(&node).await;
     }
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_engine_does_not_list_its_containers_is_not_ready() {
+    let state = tempfile::tempdir().unwrap();
+    let late = Late::before_the_engine(state.path());
+    late.refuse_lists(true);
+    let socket = late.socket.clone();
+    let node = node_with(state, 0, |config| config.socket = Some(socket)).await;
+    let reasons = node.executor.condition().await;
+    assert!(
+        matches!(&reasons, Condition::Unready { reasons } if reasons[0].contains("the list is lost")),
+        "{reasons:?}"
+    );
+    late.refuse_lists(false);
+    assert_eq!(node.executor.condition().await, Condition::Ready);
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_remove_what_is_left_on_it_is_not_ready() {
+    let state = tempfile::tempdir().unwrap();
+    let mut immovable = Vec::new();
+    for number in 0..33 {
+        let folder = state.path().join(format!("workspaces/jw-test-{number}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        immovable.push(Immovable::at(folder.join("immovable")));
+    }
+    let node = node_at(state, 0).await;
+    let reasons = node.executor.condition().await;
+    assert!(
+        matches!(&reasons, Condition::Unready { reasons } if reasons[0].starts_with("33 containers")),
+        "{reasons:?}"
+    );
+    drop(immovable);
+    nothing_is_left(&node).await;
+    assert_eq!(node.executor.condition().await, Condition::Ready);
     node.close().await;
 }
 

@@ -122,9 +122,11 @@ pub fn is_not_found(error: &EngineError) -> bool {
     status(error) == Some(404)
 }
 
-/// The engine has said no, so it has not done it.
-pub const fn is_refusal(error: &EngineError) -> bool {
-    status(error).is_some()
+/// Whether the engine may have done, or may yet do, what it was asked for: it has neither said no, nor was it out of
+/// reach.
+pub fn may_be_done(error: &EngineError) -> bool {
+    let was_reached = !matches!(error, EngineError::HyperLegacyError { err } if err.is_connect());
+    status(error).is_none() && was_reached
 }
 
 /// The engine is at it already.
@@ -189,6 +191,25 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
         asked
+    }
+
+    #[tokio::test]
+    async fn what_was_not_answered_may_be_done_and_what_was_refused_or_could_not_be_asked_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker.sock");
+        let engine = Engine::at(socket.clone());
+        let listener = UnixListener::bind(&socket).unwrap();
+        let asked = async || engine.client().unwrap().info().await.unwrap_err();
+        let hangs_up = async {
+            drop(listener.accept().await.unwrap());
+            let no = ("500 Internal Server Error", r#"{"message":"no"}"#);
+            answer(listener, &[no]).await
+        };
+        let ((unanswered, refused), _) = tokio::join!(async { (asked().await, asked().await) }, hangs_up);
+        let unreached = asked().await;
+        for (error, expected) in [(unanswered, true), (refused, false), (unreached, false)] {
+            assert_eq!(may_be_done(&error), expected, "{error:?}");
+        }
     }
 
     #[tokio::test]

@@ -44,11 +44,13 @@ impl Shared {
         Ok(listed
             .into_iter()
             .filter_map(|summary| {
-                let labels = summary.labels.unwrap_or_default();
+                let (id, labels) = (summary.id?, summary.labels.unwrap_or_default());
                 let number = |label: &str| labels.get(label).and_then(|text| text.parse::<i64>().ok());
+                // One that is half removed may have none.
                 let name = summary.names.unwrap_or_default().into_iter().next();
+                let name = name.unwrap_or_else(|| id.clone());
                 Some(Listed {
-                    handle: Handle::of(ContainerRef(summary.id?), &name.unwrap_or_default()),
+                    handle: Handle::of(ContainerRef(id), &name),
                     user: number(LABEL_UID).and_then(|user| u32::try_from(user).ok()),
                     created_at: Timestamp::from_millis(number(LABEL_CREATED).unwrap_or(0)),
                     of_this_life: labels.get(LABEL_LIFE) == Some(&self.life),

@@ -10,7 +10,7 @@ use jobworker_init::protocol::{Frame, PROTOCOL_VERSION};
 
 use super::attach::Attachment;
 use super::container::{ContainerPlan, JobUser, configuration};
-use super::engine::{is_refusal, words};
+use super::engine::{may_be_done, words};
 use super::handle::Handle;
 use super::image::ImageRules;
 use super::init_binary;
@@ -101,7 +101,7 @@ async fn build(
         .create_container(Some(options), configuration(&plan, &shared.policy))
         .await
         .inspect_err(|error| {
-            if !is_refusal(error) {
+            if may_be_done(error) {
                 handle.lost();
             }
         })

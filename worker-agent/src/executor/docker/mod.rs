@@ -63,9 +63,12 @@ use super::{
 use crate::files::inputs;
 use crate::preflight::Preflight;
 
-/// The first user of jobs; above what distributions give to people and services, below what they leave to
-/// containers' own ranges.
-pub const UID_BASE_DEFAULT: u32 = 61_000;
+/// The first user of jobs; above what distributions and systemd give to people and services (65,535 is the last of
+/// theirs), below what they leave to containers' own ranges.
+pub const UID_BASE_DEFAULT: u32 = 66_000;
+
+/// How long the node's condition waits for the engine's list of containers.
+const LIST_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What the executor is told.
 #[derive(Debug, Clone)]
@@ -205,7 +208,16 @@ impl Executor for DockerExecutor {
     }
 
     async fn condition(&self) -> Condition {
-        let condition = self.preflight.condition().await;
+        let mut condition = self.preflight.condition().await;
+        if condition == Condition::Ready {
+            // Without it nothing is made.
+            let looked = tokio::time::timeout(LIST_MAX, self.shared.look_at_leftovers()).await;
+            condition = condition.and(match looked {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(format!("the engine does not list its containers: {error}")),
+                Err(_) => Some("the engine does not list its containers in time".to_owned()),
+            });
+        }
         condition.and(self.shared.removals.problem())
     }
 
@@ -274,6 +286,8 @@ impl Executor for DockerExecutor {
             return Err(gone);
         }
         let handle = Handle::of(request.container, &seen.name.unwrap_or_default());
+        // The run sees to it from now on: its files are still to be collected where somebody else removes it.
+        self.shared.leftovers.settled(&handle.name);
         let grace = request.assignment.spec.limits.grace.min(self.kill_grace);
         Ok(Box::new(DockerRunning::new(
             Arc::clone(&self.shared),
@@ -286,6 +300,7 @@ impl Executor for DockerExecutor {
     async fn owned(&self) -> Result<Vec<OwnedContainer>, ExecutorError> {
         self.shared.look_at_leftovers().await?;
         let listed = self.shared.list().await?;
+        self.shared.follow_leftovers(&listed).await?;
         Ok(listed
             .into_iter()
             .filter(|container| !self.spares.is_spare(&container.handle.container))
@@ -316,6 +331,10 @@ impl Executor for DockerExecutor {
             return Err(ExecutorError::new("the container is not this agent's"));
         }
         let handle = Handle::of(container.clone(), &seen.name.unwrap_or_default());
+        if let Some(stays) = self.shared.removals.why_stuck(&handle.name) {
+            // It is asked for already.
+            return Err(stays);
+        }
         self.shared.remove_now_or_later(handle).await
     }
 }

@@ -80,6 +80,13 @@ impl Removals {
         self.stuck().insert(name, Stuck { handle, why });
     }
 
+    /// Why the container of that name could not be removed; none where it is not on the list.
+    pub fn why_stuck(&self, name: &str) -> Option<ExecutorError> {
+        self.stuck()
+            .get(name)
+            .map(|stuck| ExecutorError::new(stuck.why.clone()))
+    }
+
     fn stuck(&self) -> MutexGuard<'_, BTreeMap<String, Stuck>> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,6 +223,7 @@ impl Shared {
                 source: Some(error.into()),
             })?;
         self.users.free(&handle.name);
+        self.leftovers.settled(&handle.name);
         Ok(())
     }
 }

@@ -129,6 +129,10 @@ impl Workspaces {
     /// # Errors
     /// When something of it stays.
     pub fn remove(&self, name: &str) -> io::Result<()> {
+        if name.is_empty() {
+            // It would be the folder of them all.
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let place = self.folder.join(name);
         let mount = place.join(MOUNT);
         for _ in 0..UNMOUNTS_MAX {
@@ -143,16 +147,15 @@ impl Workspaces {
         }
         let image = place.join(IMAGE);
         let made = if image.exists() {
-            std::fs::remove_file(&image)?;
-            std::fs::remove_dir(&mount).and_then(|()| std::fs::remove_dir(&place))
+            std::fs::remove_file(&image)
+                .or_else(unless_gone)
+                .and_then(|()| std::fs::remove_dir(&mount))
+                .and_then(|()| std::fs::remove_dir(&place))
         } else {
             // follows no link: std opens each folder with O_NOFOLLOW
             std::fs::remove_dir_all(&place)
         };
-        match made {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        made.or_else(unless_gone)
     }
 
     /// Names of those that are there, from this agent's earlier lives too.
@@ -167,6 +170,14 @@ impl Workspaces {
                     .transpose()
             })
             .collect()
+    }
+}
+
+/// Somebody else may be at it too.
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
     }
 }
 
@@ -194,8 +205,8 @@ mod tests {
     use super::*;
 
     const USER: JobUser = JobUser {
-        uid: 61_000,
-        gid: 61_000,
+        uid: 66_000,
+        gid: 66_000,
     };
 
     #[test]
@@ -209,6 +220,8 @@ mod tests {
             assert_eq!(std::fs::metadata(&mount).unwrap().uid(), USER.uid);
         }
         std::fs::create_dir(mount.join("left")).unwrap();
+        assert_eq!(workspaces.names().unwrap(), ["jw-a-1"]);
+        assert!(workspaces.remove("").is_err());
         assert_eq!(workspaces.names().unwrap(), ["jw-a-1"]);
         workspaces.remove("jw-a-1").unwrap();
         assert_eq!(workspaces.names().unwrap(), Vec::<String>::new());
