@@ -33,7 +33,7 @@ const KEPT_REFUSED: Duration = Duration::from_millis(200);
 /// How long a changed limit may take to be heeded.
 const LIMIT_KEPT: Duration = Duration::from_secs(10);
 
-/// Most accounts remembered; past it all are forgotten and counted again.
+/// Most accounts remembered; past it those that nobody is asking for are forgotten and counted again.
 const ACCOUNTS_MAX: usize = 10_000;
 
 pub struct WaitingRooms {
@@ -70,7 +70,14 @@ struct Seen {
     took: Duration,
     /// It ended well beside submissions, so it may be too high by what was let in meanwhile.
     rough: bool,
+    /// When somebody was to be refused last, the store answered nothing at all.
+    away: bool,
 }
+
+/// Of a store that answers nothing, told to those who asked while somebody else was waiting for it.
+#[derive(Debug, thiserror::Error)]
+#[error("what the account has waiting cannot be read")]
+struct Away;
 
 /// What had been let in when a count began.
 #[derive(Clone, Copy)]
@@ -122,7 +129,7 @@ impl WaitingRooms {
         // Another may have counted meanwhile.
         let due = room.seen().is_due(jobs, self.clock.mono());
         let counted = match due {
-            true => count(&self.stores, &self.clock, account, &room, false).await,
+            true => self.count_to_refuse(account, &room).await,
             false => Ok(()),
         };
         drop(counting);
@@ -131,10 +138,25 @@ impl WaitingRooms {
         }
         let seen = *room.seen();
         match counted {
+            Ok(()) if seen.away => Err(StoreError::Unavailable(Box::new(Away)).into()),
             Ok(()) => Err(refusal(&seen, jobs)),
-            // What is known stands where a count takes too long: the fewer wait, the sooner one succeeds.
-            Err(StoreError::Unavailable(_)) if seen.counted.is_some() => Err(refusal(&seen, jobs)),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What is known stands where a count takes too long, since the fewer wait, the sooner one succeeds; but not where
+    /// the store answers nothing at all. The look that tells the two apart goes beside the count: one after the other
+    /// they would take longer than anybody is to wait.
+    async fn count_to_refuse(&self, account: &AccountId, room: &Room) -> Result<(), StoreError> {
+        let (counted, looked) = tokio::join!(
+            count(&self.stores, &self.clock, account, room, false),
+            self.stores.identity.account(account)
+        );
+        let mut seen = room.seen();
+        seen.away = counted.is_err() && looked.is_err();
+        match counted {
+            Err(StoreError::Unavailable(_)) if seen.counted.is_some() => Ok(()),
+            counted => counted,
         }
     }
 
@@ -170,7 +192,8 @@ impl WaitingRooms {
     fn room(&self, account: &AccountId) -> Arc<Room> {
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         if rooms.len() >= ACCOUNTS_MAX && !rooms.contains_key(account) {
-            rooms.clear();
+            // One in use stays: a new one would not know of what is under way.
+            rooms.retain(|_, room| Arc::strong_count(room) > 1);
         }
         Arc::clone(rooms.entry(account.clone()).or_default())
     }

@@ -12,6 +12,7 @@ use common::store::{
 use common::time::Timestamp;
 use tokio::sync::watch;
 
+use crate::accounts::Accounts;
 use crate::support::PATIENCE;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub enum Gate {
     Held,
     /// Counting takes longer than the store waits for it.
     TooSlow,
+    /// The store answers neither that nor what an account may have.
+    Away,
 }
 
 /// Stands before the store of jobs. Cheap to clone; all clones are one.
@@ -39,15 +42,21 @@ impl Counts {
 
     pub fn before(&self, stores: Stores) -> Stores {
         let counts = self.clone();
-        let jobs = Arc::clone(&stores.jobs);
+        let (jobs, accounts) = (Arc::clone(&stores.jobs), Arc::clone(&stores.identity));
+        let gates = counts.clone();
         Stores {
             jobs: Arc::new(Counted { jobs, counts }),
+            identity: Arc::new(Accounts { accounts, gates }),
             ..stores
         }
     }
 
     pub fn set(&self, gate: Gate) {
         self.gate.send_replace(gate);
+    }
+
+    pub fn gate(&self) -> Gate {
+        *self.gate.borrow()
     }
 
     /// Waits until so many counts were begun.
@@ -70,7 +79,7 @@ impl JobStore for Counted {
         let mut gate = self.counts.gate.subscribe();
         let gate = *gate.wait_for(|gate| *gate != Gate::Held).await.unwrap();
         match gate {
-            Gate::TooSlow => Err(StoreError::Unavailable("it takes too long".into())),
+            Gate::TooSlow | Gate::Away => Err(StoreError::Unavailable("it takes too long".into())),
             Gate::Open | Gate::Held => self.jobs.count_waiting(account).await,
         }
     }

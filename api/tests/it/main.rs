@@ -1,6 +1,7 @@
 //! The interface over real sockets and a real store, as a client meets it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod accounts;
 mod admission;
 mod counts;
 mod explain;

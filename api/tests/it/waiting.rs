@@ -194,3 +194,20 @@ async fn where_counting_takes_too_long_an_account_at_its_limit_is_refused_as_suc
     counts.set(Gate::Open);
     world.post(&world.keys.other, ONE, &job()).await.expect(201);
 }
+
+#[tokio::test]
+async fn where_the_store_answers_nothing_an_account_at_its_limit_is_told_that() {
+    let (world, counts) = five_counted().await;
+    let key = &world.keys.user;
+    world.post(key, BULK, &bulk(5)).await.expect(201);
+    counts.set(Gate::Away);
+    world.clock.advance(Duration::from_secs(1));
+    let refused = world.post(key, ONE, &job()).await.expect(503);
+    assert!(refused.header("retry-after").parse::<u32>().is_ok());
+    // Also whoever comes so soon that nothing is looked at anew.
+    world.post(key, ONE, &job()).await.expect(503);
+    counts.begun(2).await;
+    counts.set(Gate::Open);
+    world.clock.advance(Duration::from_secs(1));
+    world.post(key, ONE, &job()).await.expect(429);
+}
