@@ -22,10 +22,20 @@ pub enum ConnectError {
         #[source]
         source: RedisError,
     },
+    #[error(
+        "Redis at {address} hangs up before it has answered: it may be in protected mode (give it a password and name \
+         that in REDIS_URL), have as many clients as it takes (`maxclients`), or want TLS (rediss:// in REDIS_URL)"
+    )]
+    HungUp {
+        address: String,
+        #[source]
+        source: RedisError,
+    },
     #[error("Redis at {address} did not answer in time")]
     TimedOut { address: String },
     #[error(
-        "Redis at {address} does not speak TLS, or shows a certificate that nobody here vouches for: correct REDIS_URL, or          name the file with its authority's certificate in SSL_CERT_FILE"
+        "Redis at {address} does not speak TLS, or shows a certificate that nobody here vouches for: correct REDIS_URL, or \
+         name the file with its authority's certificate in SSL_CERT_FILE"
     )]
     Untrusted {
         address: String,
@@ -105,6 +115,8 @@ impl ConnectError {
             None if io_kind(&source) == Some(io::ErrorKind::InvalidData) => {
                 Self::Untrusted { address, source }
             }
+            // What it said before, it said to a command whose answer the driver does not look at.
+            None if io_kind(&source).is_some_and(is_hang_up) => Self::HungUp { address, source },
             None => Self::Unreachable { address, source },
         }
     }
@@ -131,6 +143,14 @@ pub fn first_said(error: &RedisError) -> Option<ServerError> {
 fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
     let below = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
     below.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+/// Whether a connection was there and has ended.
+const fn is_hang_up(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// Whether it is a right that is missing. EXEC has an error of its own around that.

@@ -83,6 +83,22 @@ async fn a_wrong_password_or_none_is_told_as_such() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_up_is_told_from_one_that_is_not_there() {
+    let server = RedisServer::start().await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut only = client.get_multiplexed_async_connection().await.unwrap();
+    let set = redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("maxclients")
+        .arg(1)
+        .to_owned();
+    set.exec_async(&mut only).await.unwrap();
+    let said = said(&server.url()).await;
+    contains_all(&said, &["hangs up", "protected mode", "maxclients", "rediss://"]);
+    assert!(!said.contains("start it"), "{said}");
+}
+
+#[tokio::test]
 async fn a_replica_is_refused() {
     let primary = RedisServer::start().await;
     let port = primary.port().to_string();
