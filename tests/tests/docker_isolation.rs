@@ -59,7 +59,8 @@ fact tmp "$(awk '$2 == "/tmp" { print $4 }' /proc/mounts)"
 fact workspace "$(awk '$2 == "/workspace" { print $4 }' /proc/mounts)"
 fact nofile "$(ulimit -n)"
 fact processes "$(ls -d /proc/[0-9]* | wc -l)"
-fact fds "$(ls /proc/$$/fd | tr '\n' ' ')"
+ls /proc/$$/fd >/tmp/fds # not through a pipe, whose other end this shell may have open still
+fact fds "$(tr '\n' ' ' </tmp/fds)"
 fact stdin "$(wc -c)"
 fact dir "$(pwd)"
 value() { for f in "$@"; do [ ! -r "/sys/fs/cgroup/$f" ] || cat "/sys/fs/cgroup/$f"; done; }
@@ -135,12 +136,8 @@ async fn a_job_sees_only_what_is_its_own() -> Result<()> {
     assert_eq!(fact("nofile"), "1024");
     assert!(fact("processes").parse::<u32>()? <= 6, "{text}");
     assert_eq!((fact("stdin"), fact("dir")), ("0", "/workspace"));
-    assert!(
-        fact("fds")
-            .split(' ')
-            .all(|fd| matches!(fd, "0" | "1" | "2" | "3" | "10")),
-        "{text}"
-    );
+    // 10 is where the shell keeps its own output meanwhile.
+    assert!(matches!(fact("fds"), "0 1 2" | "0 1 10 2"), "{text}");
 
     assert!(fact("pids_max").parse::<u32>()? <= 256, "{text}");
     // what init keeps unacknowledged is added to what the job asked for

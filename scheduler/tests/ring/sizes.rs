@@ -254,10 +254,10 @@ async fn a_job_that_the_queue_still_names_after_its_end_does_not_close_its_lane(
     let assignment = agent.hear_assignment().await;
     assert_eq!(assignment.job, beside);
     agent.exit(&assignment, 0).await;
-    cancel_row_alone(&ring, first).await;
     let second = ring.submit(below).await;
     let lanes = ring.stores.queue.lanes().await.unwrap();
     assert_eq!(lanes.len(), 1, "{lanes:?}");
+    cancel_row_alone(&ring, first).await;
     assert_eq!(agent.hear_assignment().await.job, second);
 }
 

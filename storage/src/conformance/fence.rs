@@ -75,8 +75,15 @@ pub async fn terms_only_rise(backend: &mut impl Backend) {
     let begun = futures_util::future::join_all((0..20).map(|_| terms.begin())).await;
     let mut begun: Vec<Epoch> = begun.into_iter().map(Result::unwrap).collect();
     begun.sort_unstable();
-    assert_eq!(begun, (1..=20).map(Epoch).collect::<Vec<_>>());
-    assert_eq!(terms.current().await.unwrap(), Epoch(20));
+    begun.dedup();
+    // One may be skipped: terms are compared, never counted.
+    assert_eq!(begun.len(), 20, "{begun:?}");
+    let current = terms.current().await.unwrap();
+    assert!(
+        begun[0] > Epoch(0) && begun[19] <= current,
+        "{begun:?} {current:?}"
+    );
+    assert!(terms.begin().await.unwrap() > current);
 }
 
 pub async fn held_jobs_are_found_by_term_and_session(backend: &mut impl Backend) {

@@ -212,6 +212,7 @@ where
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
+    use std::sync::mpsc::Sender;
     use std::time::Duration;
 
     use futures_util::FutureExt;
@@ -227,6 +228,17 @@ mod tests {
         (folder, readers)
     }
 
+    /// A query that lasts until the other end is let go.
+    fn held<T: Send + 'static>(answer: T) -> (impl FnOnce(&Connection) -> Result<T, StoreError>, Sender<()>) {
+        let (let_go, held) = std::sync::mpsc::channel();
+        let query = move |_: &Connection| {
+            // An end of the other side lets go as well.
+            let _ = held.recv();
+            Ok(answer)
+        };
+        (query, let_go)
+    }
+
     async fn soon<T>(answer: impl Future<Output = T>) -> T {
         tokio::time::timeout(DEADLINE, answer).await.expect("no answer")
     }
@@ -235,10 +247,12 @@ mod tests {
     async fn callers_that_wait_for_something_else_hold_up_no_query() {
         let (_folder, readers) = one_reader();
         // Both have asked, one for the connection and one for its place in the row; neither is polled again for now.
-        let mut first = Box::pin(readers.read(|_| Ok(1)));
+        let (query, let_go) = held(1);
+        let mut first = Box::pin(readers.read(query));
         let mut second = Box::pin(readers.read(|_| Ok(2)));
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
+        let_go.send(()).unwrap();
         assert_eq!(soon(readers.read(|_| Ok(3))).await.unwrap(), 3);
         assert_eq!(soon(readers.look(|_| Ok(4))).await.unwrap(), 4);
         assert_eq!((first.await.unwrap(), second.await.unwrap()), (1, 2));
@@ -247,13 +261,8 @@ mod tests {
     #[tokio::test]
     async fn a_query_whose_caller_has_gone_is_not_run_and_the_next_one_is() {
         let (_folder, readers) = one_reader();
-        let (let_go, held) = std::sync::mpsc::channel::<()>();
-        let slow = readers.read(move |_| {
-            // An end of the other side lets go as well.
-            let _ = held.recv();
-            Ok(())
-        });
-        let mut slow = Box::pin(slow);
+        let (query, let_go) = held(());
+        let mut slow = Box::pin(readers.read(query));
         assert!(slow.as_mut().now_or_never().is_none());
         let abandoned: Option<Result<(), StoreError>> =
             readers.read(|_| panic!("nobody wants to know")).now_or_never();
@@ -282,14 +291,21 @@ mod tests {
     #[tokio::test]
     async fn a_close_waits_for_what_was_asked_and_lets_no_more_in() {
         let (_folder, readers) = one_reader();
-        let mut asked: Vec<_> = (0..3)
+        let (query, let_go) = held(0);
+        let mut first = Box::pin(readers.read(query));
+        assert!(first.as_mut().now_or_never().is_none());
+        let mut behind: Vec<_> = (1..3)
             .map(|number| Box::pin(readers.read(move |_| Ok(number))))
             .collect();
-        for answer in &mut asked {
+        for answer in &mut behind {
             assert!(answer.as_mut().now_or_never().is_none());
         }
-        soon(readers.close()).await;
-        for (number, answer) in asked.into_iter().enumerate() {
+        let mut closing = Box::pin(readers.close());
+        assert!(closing.as_mut().now_or_never().is_none());
+        let_go.send(()).unwrap();
+        soon(closing).await;
+        assert_eq!(first.now_or_never().unwrap().unwrap(), 0);
+        for (answer, number) in behind.into_iter().zip(1..) {
             assert_eq!(answer.now_or_never().unwrap().unwrap(), number);
         }
         assert!(readers.read(|_| Ok(())).await.is_err());

@@ -41,7 +41,8 @@ impl Terms {
             };
             match self.0.find_and_modify(command).await {
                 Ok(Some(leader)) => return Ok(Epoch(leader.get_i64("epoch")?.cast_unsigned())),
-                Ok(None) => return Err(Trouble::unreadable("the leader's document")),
+                // Of two that make the document one is told of the other's, or (by some servers) of none.
+                Ok(None) => {}
                 Err(Trouble::Refused { code, .. }) if is_duplicate(code) => {}
                 Err(trouble) => return Err(trouble),
             }
