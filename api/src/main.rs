@@ -1,8 +1,11 @@
 //! `jobworker-api`: the REST interface as a program of its own; any number of them may run beside each other. All that
 //! it does is in the library; here its settings are read and its stores are opened.
 
+use std::fs::{File, Permissions};
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,8 +89,12 @@ async fn serve(
         .await
         .with_context(|| format!("could not listen on {address}: take another with --listen"))?;
     let opened = Box::pin(storage::open_closable(&settings.store(), Arc::clone(&clock))).await?;
-    if let Some(password) = api::bootstrap_admin(&opened.stores, &clock).await? {
-        tell(&password, password_file)?;
+    if opened.stores.identity.count_users().await? == 0 {
+        // Opened first: a password that was made and cannot be told is lost.
+        let mut place = password_file.map(Place::open).transpose()?;
+        if let Some(password) = api::bootstrap_admin(&opened.stores, &clock).await? {
+            tell(&password, place.as_mut())?;
+        }
     }
     let tasks = Tasks::new();
     program::stop_on_signals(&tasks).context("no handlers for signals")?;
@@ -102,19 +109,43 @@ async fn serve(
 }
 
 /// Shown once and kept nowhere, so it is never written to a log.
-fn tell(password: &Secret<String>, file: Option<PathBuf>) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let Some(path) = file else {
+fn tell(password: &Secret<String>, place: Option<&mut Place>) -> anyhow::Result<()> {
+    let Some(Place { file, path }) = place else {
         eprintln!("the password of admin: {}", password.expose());
         return Ok(());
     };
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&path)
-        .and_then(|mut file| writeln!(file, "{}", password.expose()))
-        .with_context(|| format!("could not write the password to `{}`", path.display()))
+    writeln!(file, "{}", password.expose())
+        .and_then(|()| file.sync_all())
+        .with_context(|| not_written(path))
+}
+
+/// Where the first password goes.
+struct Place {
+    file: File,
+    path: PathBuf,
+}
+
+impl Place {
+    /// Empty, and its owner's alone also where it was there before.
+    fn open(path: PathBuf) -> anyhow::Result<Self> {
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| {
+                file.set_permissions(Permissions::from_mode(0o600))?;
+                Ok(file)
+            })
+            .with_context(|| not_written(&path))?;
+        Ok(Self { file, path })
+    }
+}
+
+fn not_written(path: &Path) -> String {
+    format!(
+        "could not write the password of admin to `{}`: name another file with --password-file",
+        path.display()
+    )
 }

@@ -1,8 +1,12 @@
 //! Settings that cannot be used: the programs end at once, with a sentence that names the setting and the mend.
 
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use common::config::StoreConfig;
+use common::secret::Secret;
+use common::time::SystemClock;
 use jobworker_e2e::process::program;
 use storage::conformance::mongo_server::{Database, Server};
 use storage::conformance::redis_server::RedisServer;
@@ -205,6 +209,33 @@ async fn a_right_that_is_missing_is_told_with_the_setting_and_the_mend() -> Resu
             &["MONGODB_URI", "a right is missing", "grant the role `readWrite`"],
         )?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_first_password_that_cannot_be_told_is_not_made() -> Result<()> {
+    let (redis, database) = (RedisServer::start().await, Database::shared().await);
+    let folder = tempfile::tempdir()?;
+    let nowhere = folder.path().join("missing/password");
+    let file = nowhere.to_str().context("a temporary folder has a plain name")?;
+    let (mongo_url, redis_url) = (database.uri(), redis.url());
+    let text = said(
+        "jobworker-api",
+        &["--listen", "127.0.0.1:0", "--password-file", file],
+        &[
+            ("JWT_SECRET", SECRET),
+            ("MONGODB_URI", mongo_url.expose()),
+            ("REDIS_URL", &redis_url),
+        ],
+    )?;
+    contains_all(&text, &[file, "--password-file"])?;
+    let redis_url = Secret::new(redis_url);
+    let config = StoreConfig::MongoRedis { mongo_url, redis_url };
+    let stores = storage::open(&config, Arc::new(SystemClock)).await?;
+    ensure!(
+        stores.identity.count_users().await? == 0,
+        "nobody knows its password"
+    );
     Ok(())
 }
 
