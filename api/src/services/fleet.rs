@@ -1,7 +1,8 @@
 //! The fleet as the rows show it, remembered for a moment: every submission and every explanation asks, and none of
 //! them should cost a look at all rows.
 //!
-//! One look at a time: who comes meanwhile waits for it and shares what it found. A second replica has its own, a moment
+//! One look at a time: who comes meanwhile waits for it and shares what it found, also that it failed, so that nobody waits
+//! for more than one. A second replica has its own, a moment
 //! older or younger; nothing is decided by it that the leader does not decide anew.
 
 use std::collections::HashSet;
@@ -30,7 +31,16 @@ pub struct FleetCache {
     whole: Mutex<Kept>,
 }
 
-type Kept = Option<(Mono, Arc<Fleet>)>;
+#[derive(Default)]
+struct Kept {
+    fleet: Option<(Mono, Arc<Fleet>)>,
+    failed_at: Option<Mono>,
+}
+
+/// Told to those who waited for somebody else's look.
+#[derive(Debug, thiserror::Error)]
+#[error("the fleet cannot be read")]
+struct Failed;
 
 impl FleetCache {
     pub fn new(stores: Stores, clock: SharedClock) -> Self {
@@ -67,16 +77,28 @@ impl FleetCache {
     }
 
     async fn kept(&self, place: &Mutex<Kept>, age: Duration, held: bool) -> Result<Arc<Fleet>, StoreError> {
+        let asked = self.clock.mono();
         let mut kept = place.lock().await;
         let now = self.clock.mono();
-        if let Some((at, fleet)) = kept.as_ref()
+        if let Some((at, fleet)) = kept.fleet.as_ref()
             && now.since(*at) < age
         {
             return Ok(Arc::clone(fleet));
         }
-        let fleet = Arc::new(self.look(held).await?);
-        *kept = Some((now, Arc::clone(&fleet)));
-        Ok(fleet)
+        if kept.failed_at.is_some_and(|at| at > asked) {
+            return Err(StoreError::Unavailable(Box::new(Failed)));
+        }
+        match self.look(held).await {
+            Ok(fleet) => {
+                let fleet = Arc::new(fleet);
+                kept.fleet = Some((now, Arc::clone(&fleet)));
+                Ok(fleet)
+            }
+            Err(error) => {
+                kept.failed_at = Some(self.clock.mono());
+                Err(error)
+            }
+        }
     }
 
     async fn look(&self, held: bool) -> Result<Fleet, StoreError> {

@@ -1,11 +1,14 @@
 //! How many jobs an account may have waiting, without a count for each submission.
 //!
 //! What an account has waiting is the last count of its rows plus what was let in since that began; what has left the
-//! queue meanwhile is not seen, so this is never too low. Where it has room, nobody waits for a count: one is made
-//! beside the submission when the last one is old. Only what would be refused waits for one, and so does an account's
-//! first. So one replica alone never lets in more than the limit. Another replica's submissions are seen with the next
-//! count: each further replica may let in what is sent to it within [`KEPT`] (longer where a count takes longer), or
-//! within [`KEPT_FAR`] while less than half of the limit is used. Retries are not asked: a job that was let in stays in.
+//! queue meanwhile is not seen. A count is a task of its own, one at a time, that nobody's answer hangs on for long: it may
+//! take longer than anybody is to wait. Where the account has room, nobody waits for one: it is made beside the submission
+//! when the last one is old. Only what would be refused waits for one, and so does an account's first, for [`WAIT_MAX`].
+//!
+//! So one replica alone lets in no more than the limit, save what a client that hung up had under way while a count began.
+//! Another replica's submissions are seen with the next count: each further replica may let in what is sent to it within
+//! [`KEPT`] (longer where a count takes longer), or within [`KEPT_FAR`] while less than half of the limit is used. Retries
+//! are not asked: a job that was let in stays in.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +20,7 @@ use common::ids::AccountId;
 use common::store::{StoreError, Stores};
 use common::tasks::Tasks;
 use common::time::{Mono, SharedClock};
+use tokio::sync::watch;
 
 /// How long a count is good near the limit.
 const KEPT: Duration = Duration::from_secs(2);
@@ -29,6 +33,14 @@ const COUNTING_PART: u32 = 20;
 
 /// A refusal is not counted anew more often than this, so that whoever is refused and goes on asking costs little.
 const KEPT_REFUSED: Duration = Duration::from_millis(200);
+
+/// For whoever is refused, counting takes at most this part of the time, and a refusal is counted anew after this at the
+/// latest: there may be room again.
+const COUNTING_PART_REFUSED: u32 = 4;
+const KEPT_REFUSED_MAX: Duration = Duration::from_secs(10);
+
+/// How long a submission waits for a count: the interface answers within 3 s.
+const WAIT_MAX: Duration = Duration::from_millis(2_500);
 
 /// How long a changed limit may take to be heeded.
 const LIMIT_KEPT: Duration = Duration::from_secs(10);
@@ -47,8 +59,10 @@ pub struct WaitingRooms {
 #[derive(Default)]
 struct Room {
     seen: Mutex<Seen>,
-    /// Held by whoever counts: one at a time.
+    /// Held by the task that counts: one at a time.
     counting: tokio::sync::Mutex<()>,
+    /// Told of each count's end, well or not.
+    ended: watch::Sender<()>,
 }
 
 /// What is known of an account.
@@ -56,7 +70,7 @@ struct Room {
 struct Seen {
     limit: u64,
     limit_at: Option<Mono>,
-    /// None before the first count.
+    /// None before the first count that ended well.
     counted: Option<u64>,
     /// Let in since that count began, and what was under way then: it may have seen it or not.
     added: u64,
@@ -74,10 +88,9 @@ struct Seen {
     away: bool,
 }
 
-/// Of a store that answers nothing, told to those who asked while somebody else was waiting for it.
 #[derive(Debug, thiserror::Error)]
-#[error("what the account has waiting cannot be read")]
-struct Away;
+#[error("what the account has waiting is not known yet")]
+struct NotKnown;
 
 /// What had been let in when a count began.
 #[derive(Clone, Copy)]
@@ -113,51 +126,54 @@ impl WaitingRooms {
     /// Lets `jobs` more of an account in, all or none. The answer is to be kept until they are stored.
     ///
     /// # Errors
-    /// [`ServiceError::LimitReached`] past the account's limit. The store's, where nothing is known of the account yet
-    /// and it does not answer.
+    /// [`ServiceError::LimitReached`] past the account's limit. The store's, where it does not answer, or what the account
+    /// has waiting was never counted and takes longer than [`WAIT_MAX`] to count.
     pub async fn admit(&self, account: &AccountId, jobs: usize) -> Result<Admission, ServiceError> {
         let room = self.room(account);
         let jobs = jobs as u64;
         self.look_at_limit(account, &room).await?;
         if let Some(admission) = room.admit(jobs) {
             if room.seen().is_due(0, self.clock.mono()) {
-                self.count_beside(account, &room);
+                self.count(account, &room);
             }
             return Ok(admission);
         }
-        let counting = room.counting.lock().await;
-        // Another may have counted meanwhile.
-        let due = room.seen().is_due(jobs, self.clock.mono());
-        let counted = match due {
-            true => self.count_to_refuse(account, &room).await,
-            false => Ok(()),
-        };
-        drop(counting);
-        if let Some(admission) = room.admit(jobs) {
-            return Ok(admission);
+        if room.seen().is_due(jobs, self.clock.mono()) {
+            // What is known stands where a count takes too long; but not where the store answers nothing at all. The look
+            // that tells the two apart goes beside the wait: one after the other they would take too long.
+            let (admitted, looked) = tokio::join!(
+                tokio::time::timeout(WAIT_MAX, self.admit_once_counted(account, &room, jobs)),
+                self.stores.identity.account(account)
+            );
+            room.seen().away = looked.is_err();
+            if let Ok(Some(admission)) = admitted {
+                return Ok(admission);
+            }
         }
         let seen = *room.seen();
-        match counted {
-            Ok(()) if seen.away => Err(StoreError::Unavailable(Box::new(Away)).into()),
-            Ok(()) => Err(refusal(&seen, jobs)),
-            Err(error) => Err(error.into()),
+        if seen.away || seen.counted.is_none() {
+            return Err(StoreError::Unavailable(Box::new(NotKnown)).into());
         }
+        Err(refusal(&seen, jobs))
     }
 
-    /// What is known stands where a count takes too long, since the fewer wait, the sooner one succeeds; but not where
-    /// the store answers nothing at all. The look that tells the two apart goes beside the count: one after the other
-    /// they would take longer than anybody is to wait.
-    async fn count_to_refuse(&self, account: &AccountId, room: &Room) -> Result<(), StoreError> {
-        let (counted, looked) = tokio::join!(
-            count(&self.stores, &self.clock, account, room, false),
-            self.stores.identity.account(account)
-        );
-        let mut seen = room.seen();
-        seen.away = counted.is_err() && looked.is_err();
-        match counted {
-            Err(StoreError::Unavailable(_)) if seen.counted.is_some() => Ok(()),
-            counted => counted,
+    /// None where it stays refused.
+    async fn admit_once_counted(
+        &self,
+        account: &AccountId,
+        room: &Arc<Room>,
+        jobs: u64,
+    ) -> Option<Admission> {
+        let mut ended = room.ended.subscribe();
+        while room.seen().is_due(jobs, self.clock.mono()) {
+            self.count(account, room);
+            // The other end is the room's, which is here.
+            ended.changed().await.ok()?;
+            if let Some(admission) = room.admit(jobs) {
+                return Some(admission);
+            }
         }
+        None
     }
 
     async fn look_at_limit(&self, account: &AccountId, room: &Room) -> Result<(), StoreError> {
@@ -173,19 +189,27 @@ impl WaitingRooms {
         Ok(())
     }
 
-    fn count_beside(&self, account: &AccountId, room: &Arc<Room>) {
+    /// Begins a count unless one is under way. It goes on when whoever wanted it has gone.
+    fn count(&self, account: &AccountId, room: &Arc<Room>) {
         if room.counting.try_lock().is_err() {
             return;
         }
-        let (stores, clock) = (self.stores.clone(), Arc::clone(&self.clock));
+        let (jobs, clock) = (Arc::clone(&self.stores.jobs), Arc::clone(&self.clock));
         let (account, room) = (account.clone(), Arc::clone(room));
         self.tasks.spawn("count of what waits", async move {
-            let Ok(_counting) = room.counting.try_lock() else {
+            let Ok(counting) = room.counting.try_lock() else {
                 return;
             };
-            if let Err(error) = count(&stores, &clock, &account, &room, true).await {
-                tracing::debug!(%error, %account, "what waits is not counted: what is known is too high at the worst");
+            let begun = room.seen().begin(clock.mono());
+            let counted = jobs.count_waiting(&account).await;
+            room.seen().tried(begun, clock.mono());
+            match counted {
+                Ok(counted) => room.seen().counted(begun, counted),
+                Err(error) => tracing::warn!(%error, %account, "what the account has waiting is not counted"),
             }
+            // First: whoever is told may want another count at once.
+            drop(counting);
+            room.ended.send_replace(());
         });
     }
 
@@ -197,23 +221,6 @@ impl WaitingRooms {
         }
         Arc::clone(rooms.entry(account.clone()).or_default())
     }
-}
-
-/// By whoever holds the room's `counting`.
-async fn count(
-    stores: &Stores,
-    clock: &SharedClock,
-    account: &AccountId,
-    room: &Room,
-    rough: bool,
-) -> Result<(), StoreError> {
-    let begun = room.seen().begin(clock.mono());
-    let counted = stores.jobs.count_waiting(account).await;
-    let mut seen = room.seen();
-    seen.tried(begun, clock.mono());
-    seen.counted(begun, counted?);
-    seen.rough = rough;
-    Ok(())
 }
 
 impl Room {
@@ -230,7 +237,7 @@ impl Room {
 }
 
 impl Seen {
-    /// Never too low; none before the first count.
+    /// None before the first count.
     fn waiting(&self) -> Option<u64> {
         Some(self.counted?.saturating_add(self.added))
     }
@@ -269,18 +276,23 @@ impl Seen {
     const fn counted(&mut self, begun: Begun, counted: u64) {
         self.counted = Some(counted);
         self.added = begun.under_way + (self.let_in - begun.let_in);
+        self.rough = self.added > 0;
+        self.away = false;
     }
 
     /// Whether it is to be counted anew, for somebody who wants room for as many jobs.
     fn is_due(&self, jobs: u64, now: Mono) -> bool {
         let is_old = |at| now.since(at) >= self.good_for(jobs);
-        self.counted.is_none() || self.tried_at.is_none_or(is_old)
+        self.tried_at.is_none_or(is_old)
     }
 
     fn good_for(&self, jobs: u64) -> Duration {
         if !self.has_room(jobs) {
             // Nobody is refused by what may be too high.
-            if self.rough { Duration::ZERO } else { KEPT_REFUSED }
+            match self.rough {
+                true => Duration::ZERO,
+                false => KEPT_REFUSED.max((COUNTING_PART_REFUSED * self.took).min(KEPT_REFUSED_MAX)),
+            }
         } else if self.waiting() < Some(self.limit / 2) {
             KEPT_FAR
         } else {
@@ -357,9 +369,9 @@ mod tests {
             3 => (1..4u64).prop_map(Step::Admit),
             3 => Just(Step::Store),
             2 => Just(Step::Leave),
-            1 => Just(Step::BeginCount),
-            1 => Just(Step::LookAtRows),
-            1 => Just(Step::EndCount),
+            2 => Just(Step::BeginCount),
+            2 => Just(Step::LookAtRows),
+            2 => Just(Step::EndCount),
         ];
         prop::collection::vec(step, 0..60)
     }
@@ -368,7 +380,7 @@ mod tests {
         #[test]
         fn what_is_known_is_never_too_low_and_the_limit_holds(steps in steps(), before in 0..8u64) {
             const LIMIT: u64 = 8;
-            let mut seen = Seen { limit: LIMIT, ..Seen::default() };
+            let mut seen = Seen { limit: LIMIT, counted: Some(before), ..Seen::default() };
             let (mut rows, mut under_way) = (before, std::collections::VecDeque::new());
             let (mut begun, mut looked) = (None, None);
             for step in steps {

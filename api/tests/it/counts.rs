@@ -30,6 +30,7 @@ pub enum Gate {
 pub struct Counts {
     gate: watch::Sender<Gate>,
     begun: watch::Sender<u32>,
+    answered: watch::Sender<u32>,
 }
 
 impl Counts {
@@ -37,6 +38,7 @@ impl Counts {
         Self {
             gate: watch::Sender::new(Gate::Open),
             begun: watch::Sender::new(0),
+            answered: watch::Sender::new(0),
         }
     }
 
@@ -61,10 +63,23 @@ impl Counts {
 
     /// Waits until so many counts were begun.
     pub async fn begun(&self, count: u32) {
-        let mut begun = self.begun.subscribe();
-        let waited = tokio::time::timeout(PATIENCE, begun.wait_for(|begun| *begun >= count)).await;
-        assert!(waited.is_ok(), "{} of {count} counts", *self.begun.borrow());
+        reach(&self.begun, count).await;
     }
+
+    /// Waits until so many counts were answered.
+    pub async fn answered(&self, count: u32) {
+        reach(&self.answered, count).await;
+    }
+
+    pub fn how_many(&self) -> u32 {
+        *self.begun.borrow()
+    }
+}
+
+async fn reach(counts: &watch::Sender<u32>, count: u32) {
+    let mut seen = counts.subscribe();
+    let waited = tokio::time::timeout(PATIENCE, seen.wait_for(|seen| *seen >= count)).await;
+    assert!(waited.is_ok(), "{} of {count} counts", *counts.borrow());
 }
 
 struct Counted {
@@ -78,10 +93,12 @@ impl JobStore for Counted {
         self.counts.begun.send_modify(|begun| *begun += 1);
         let mut gate = self.counts.gate.subscribe();
         let gate = *gate.wait_for(|gate| *gate != Gate::Held).await.unwrap();
-        match gate {
+        let counted = match gate {
             Gate::TooSlow | Gate::Away => Err(StoreError::Unavailable("it takes too long".into())),
             Gate::Open | Gate::Held => self.jobs.count_waiting(account).await,
-        }
+        };
+        self.counts.answered.send_modify(|answered| *answered += 1);
+        counted
     }
 
     async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>, StoreError> {

@@ -192,6 +192,7 @@ async fn where_counting_takes_too_long_an_account_at_its_limit_is_refused_as_suc
     // Of an account that was never counted nothing is known.
     world.post(&world.keys.other, ONE, &job()).await.expect(503);
     counts.set(Gate::Open);
+    world.clock.advance(Duration::from_secs(1));
     world.post(&world.keys.other, ONE, &job()).await.expect(201);
 }
 
@@ -210,4 +211,25 @@ async fn where_the_store_answers_nothing_an_account_at_its_limit_is_told_that() 
     counts.set(Gate::Open);
     world.clock.advance(Duration::from_secs(1));
     world.post(key, ONE, &job()).await.expect(429);
+}
+
+#[tokio::test]
+async fn a_count_that_takes_longer_than_anybody_waits_is_made_once_for_all_and_goes_on() {
+    let (world, counts) = five_counted().await;
+    let key = &world.keys.user;
+    counts.set(Gate::Held);
+    // Nothing is known of the account yet, and they wait beside each other, not one after the other.
+    let job = job();
+    let waited = tokio::join!(
+        world.post(key, ONE, &job),
+        world.post(key, ONE, &job),
+        world.post(key, ONE, &job)
+    );
+    for refused in [waited.0, waited.1, waited.2] {
+        refused.expect(503);
+    }
+    assert_eq!(counts.how_many(), 1);
+    counts.set(Gate::Open);
+    counts.answered(1).await;
+    world.post(key, ONE, &job).await.expect(201);
 }

@@ -87,7 +87,8 @@ pub trait JobStore: Send + Sync {
         Ok(queued.map_or(0, |(_, count)| *count))
     }
 
-    /// How many jobs of an account are queued or scheduled. To be quick however many have ended.
+    /// How many jobs of an account are queued or scheduled: exactly, since a limit hangs on it, which may take half a
+    /// minute. To be quick however many have ended.
     async fn count_waiting(&self, account: &AccountId) -> Result<u64, StoreError> {
         let counts = self.count_by_state(Some(account)).await?;
         let waiting = |state: &StateName| matches!(state, StateName::Queued | StateName::Scheduled);

@@ -138,11 +138,10 @@ impl JobStore for Jobs {
     }
 
     async fn count_queued(&self) -> Result<u64, StoreError> {
-        Ok(query::count_in(&self.link, None, &[StateName::Queued]).await?)
+        Ok(query::count_queued(&self.link).await?)
     }
 
     async fn count_waiting(&self, account: &AccountId) -> Result<u64, StoreError> {
-        let waiting = [StateName::Queued, StateName::Scheduled];
-        Ok(query::count_in(&self.link, Some(account), &waiting).await?)
+        Ok(query::count_waiting(&self.link, account).await?)
     }
 }

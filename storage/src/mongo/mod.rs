@@ -51,7 +51,11 @@ pub struct Rows {
 enum NotOpened {
     #[error("MONGODB_URI cannot be used: {reason}. Expected `mongodb://HOST:27017/DATABASE?replicaSet=NAME`")]
     BadUri { reason: String },
-    #[error("no MongoDB answers at MONGODB_URI: start it, or name the one that runs")]
+    #[error(
+        "no MongoDB answers at MONGODB_URI as one that takes writes: start it, or name the one that runs; one that runs \
+         wants `rs.initiate()` once, and in MONGODB_URI the name of its set (`replicaSet=`), `tls=` as it is there, and \
+         members that are reached by the names that the set knows them by"
+    )]
     NoAnswer(#[source] Trouble),
     #[error(
         "the database of MONGODB_URI refuses what a start asks of it ({reason}): mend what it says, or name an empty \

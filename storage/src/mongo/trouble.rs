@@ -9,8 +9,6 @@ use common::store::StoreError;
 use mongodb::bson::error::Error as BsonError;
 use mongodb::error::{Error as DriverError, ErrorKind};
 
-use super::link::CALL_MAX;
-
 /// Codes of the server, by the names that its source gives them.
 mod code {
     pub(super) const UNAUTHORIZED: i32 = 13;
@@ -34,7 +32,7 @@ mod code {
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Trouble {
-    #[error("the database has not answered within {CALL_MAX:?}")]
+    #[error("the database has not answered in time")]
     Silent,
     #[error("the database could not be asked: {}", .0.kind)]
     Driver(#[source] Box<DriverError>),

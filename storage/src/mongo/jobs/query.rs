@@ -4,6 +4,8 @@
 //! A row that cannot be read, or whose fields contradict its body, is left out of every answer but that of [`get`], and
 //! told in the log: one that somebody has spoilt must not stop the sweeps, the queue or a list for all others.
 
+use std::time::Duration;
+
 use common::ids::{AccountId, JobId, SessionId};
 use common::job::{Job, StateName};
 use common::store::{Due, Held, Holding, JobCursor, JobQuery, Page};
@@ -11,7 +13,7 @@ use common::time::Timestamp;
 use futures_util::future::try_join_all;
 use mongodb::bson::{Document, doc};
 
-use super::super::link::{Link, Question, in_time, whole_number};
+use super::super::link::{CALL_MAX, Link, Question, in_time, millis, whole_number};
 use super::super::schema;
 use super::super::trouble::Trouble;
 use super::row::{holding_fields, holding_of, job_fields, job_of, mark, state_names};
@@ -23,8 +25,10 @@ const PAGE_MAX: usize = 1_000;
 const SWEEP_MAX: usize = 100_000;
 /// Ids in one question.
 const IDS_MAX: usize = 1_000;
-/// Where counting ends: a page that shows a number this large needs no larger one, and counting reads every key.
+/// Where counting for a page ends: one that shows a number this large needs no larger one, and counting reads every key.
 const COUNT_MAX: i64 = 1_000_000;
+/// The longest that a count takes on which a limit hangs: nobody's answer waits for the whole of it.
+const COUNT_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) async fn get(link: &Link, id: JobId) -> Result<Option<Job>, Trouble> {
     let question = Question::new(schema::JOBS, doc! { "_id": id.to_string() }).only(job_fields());
@@ -214,30 +218,52 @@ pub(super) async fn count_by_state(
 ) -> Result<Vec<(StateName, u64)>, Trouble> {
     let counts = StateName::ALL
         .into_iter()
-        .map(|state| async move { Ok((state, count(link, account, state).await?)) });
+        .map(|state| async move { Ok((state, count_for_a_page(link, account, state).await?)) });
     try_join_all(counts).await
 }
 
-/// Each state is a count of its own, so that what has ended costs nothing.
-pub(super) async fn count_in(
-    link: &Link,
-    account: Option<&AccountId>,
-    states: &[StateName],
-) -> Result<u64, Trouble> {
-    let counts = states.iter().map(|state| count(link, account, *state));
-    Ok(try_join_all(counts).await?.into_iter().sum())
+pub(super) async fn count_queued(link: &Link) -> Result<u64, Trouble> {
+    count_for_a_page(link, None, StateName::Queued).await
 }
 
-async fn count(link: &Link, account: Option<&AccountId>, state: StateName) -> Result<u64, Trouble> {
+/// Each state is a count of its own, so that what has ended costs nothing. In this order: a job whose time comes meanwhile
+/// is better counted twice than not at all.
+pub(super) async fn count_waiting(link: &Link, account: &AccountId) -> Result<u64, Trouble> {
+    let count = async {
+        let mut waiting = 0;
+        for state in [StateName::Scheduled, StateName::Queued] {
+            let command = count_command(Some(account), state, COUNT_WITHIN);
+            waiting += count(link, &command).await?;
+        }
+        Ok(waiting)
+    };
+    let counted = tokio::time::timeout(COUNT_WITHIN, count).await;
+    counted.unwrap_or(Err(Trouble::Silent))
+}
+
+async fn count_for_a_page(
+    link: &Link,
+    account: Option<&AccountId>,
+    state: StateName,
+) -> Result<u64, Trouble> {
+    let mut command = count_command(account, state, CALL_MAX);
+    command.insert("limit", COUNT_MAX);
+    in_time(count(link, &command)).await
+}
+
+fn count_command(account: Option<&AccountId>, state: StateName, within: Duration) -> Document {
     let mut query = doc! { "state": state.as_str() };
     if let Some(account) = account {
         query.insert("account", account.as_str());
     }
-    let command = doc! {
-        "count": schema::JOBS, "query": query, "limit": COUNT_MAX,
+    doc! {
+        "count": schema::JOBS, "query": query, "maxTimeMS": millis(within),
         "readConcern": { "level": "majority" },
-    };
-    let answer = in_time(link.run(&command)).await?;
+    }
+}
+
+async fn count(link: &Link, command: &Document) -> Result<u64, Trouble> {
+    let answer = link.run(command).await?;
     let count = whole_number(&answer, "n").ok_or_else(|| Trouble::unreadable("the answer to a count"))?;
     Ok(u64::try_from(count).unwrap_or(0))
 }
