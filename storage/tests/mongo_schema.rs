@@ -161,6 +161,7 @@ async fn a_wrong_address_is_refused_with_a_sentence() {
     for (uri, said) in [
         ("not an address", "MONGODB_URI cannot be used"),
         ("mongodb://127.0.0.1:1/x", "no MongoDB answers at MONGODB_URI"),
+        ("mongodb://127.0.0.1:1/x", "rs.initiate()"),
     ] {
         let told = refused(&Secret::new(uri.into())).await;
         assert!(told.contains(said), "{uri}: {told}");

@@ -24,18 +24,28 @@ pub enum ConnectError {
     },
     #[error(
         "Redis at {address} hangs up before it has answered: it may be in protected mode (give it a password and name \
-         that in REDIS_URL), have as many clients as it takes (`maxclients`), or want TLS (rediss:// in REDIS_URL)"
+         that in REDIS_URL), have as many clients as it takes (`maxclients`), want TLS (rediss:// in REDIS_URL), or be no Redis"
     )]
     HungUp {
         address: String,
         #[source]
         source: RedisError,
     },
-    #[error("Redis at {address} did not answer in time")]
-    TimedOut { address: String },
     #[error(
-        "Redis at {address} does not speak TLS, or shows a certificate that nobody here vouches for: correct REDIS_URL, or \
-         name the file with its authority's certificate in SSL_CERT_FILE"
+        "Redis at {address} did not answer in time: see that it runs, and that REDIS_URL has its host, its port, and \
+         rediss:// only where it speaks TLS"
+    )]
+    TimedOut { address: String },
+    #[error("what answers at {address} is no Redis: correct host and port in REDIS_URL")]
+    NotRedis {
+        address: String,
+        #[source]
+        source: RedisError,
+    },
+    #[error(
+        "Redis at {address} does not speak TLS, shows a certificate that nobody here vouches for, or wants one of us: \
+         correct REDIS_URL, name the file with its authority's certificate in SSL_CERT_FILE, or let it ask for none \
+         (`tls-auth-clients no`)"
     )]
     Untrusted {
         address: String,
@@ -88,7 +98,7 @@ impl ConnectError {
         let said = first_said(&source);
         match said.as_ref().map(ServerError::code) {
             Some("NOAUTH" | "WRONGPASS") => Self::Refused { address, source },
-            _ if source.kind() == ErrorKind::AuthenticationFailed => Self::Refused { address, source },
+            _ if is_of_a_password(&source) => Self::Refused { address, source },
             Some(_) if said.as_ref().is_some_and(is_forbidden) => Self::Forbidden {
                 address,
                 tried: tried.to_owned(),
@@ -110,6 +120,7 @@ impl ConnectError {
                 tried: tried.to_owned(),
                 source,
             },
+            None if source.kind() == ErrorKind::Parse => Self::NotRedis { address, source },
             None if source.is_timeout() => Self::TimedOut { address },
             // How the TLS below tells what it does not like of the other side.
             None if io_kind(&source) == Some(io::ErrorKind::InvalidData) => {
@@ -143,6 +154,11 @@ pub fn first_said(error: &RedisError) -> Option<ServerError> {
 fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
     let below = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
     below.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+/// The driver has words of its own for a password that is missing where a database is chosen.
+fn is_of_a_password(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed || error.to_string().contains("Authentication required")
 }
 
 /// Whether a connection was there and has ended.

@@ -23,6 +23,9 @@ pub const LOGIN_KEPT: Duration = Duration::from_secs(5);
 /// A mark outlives every read of a row that began before it: reads end within 3 s.
 const MARK_KEPT: Duration = Duration::from_secs(10);
 
+/// How long a kept one is waited for: it saves a look at a row, which takes some milliseconds.
+const KEPT_WITHIN: Duration = Duration::from_millis(300);
+
 /// Not a sign-in: ask the row.
 const MARK: &str = "-";
 
@@ -39,7 +42,8 @@ impl Logins {
     async fn kept(&self, id: LoginId) -> Option<Login> {
         let mut get = redis::cmd("GET");
         get.arg(self.shared.keys.login(id));
-        let found: Option<String> = self.shared.link.command(&get).await.ok()?;
+        let found = tokio::time::timeout(KEPT_WITHIN, self.shared.link.command(&get)).await;
+        let found: Option<String> = found.ok()?.ok()?;
         // Unreadable: the mark, or of another release.
         let login: Login = serde_json::from_str(&found?).ok()?;
         (login.id == id).then_some(login)

@@ -74,12 +74,42 @@ async fn a_wrong_password_or_none_is_told_as_such() {
     let server = RedisServer::start().await;
     let set = ["CONFIG", "SET", "requirepass", "right"];
     server.ask::<()>(&set).await.unwrap();
-    for user in ["", ":wrong@"] {
+    for (user, database) in [("", ""), ("", "1"), (":wrong@", ""), (":wrong@", "1")] {
         let url = server.url().replace("redis://", &format!("redis://{user}"));
+        let url = format!("{url}{database}");
         contains_all(&said(&url).await, &["refused this user", "REDIS_URL"]);
     }
     let url = server.url().replace("redis://", "redis://:right@");
     assert_eq!(said(&url).await, "nothing");
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_told_where_tls_was_asked_for() {
+    let server = RedisServer::start().await;
+    let url = server.url().replace("redis://", "rediss://");
+    contains_all(&said(&url).await, &["REDIS_URL", "rediss://"]);
+}
+
+#[tokio::test]
+async fn what_is_no_redis_is_told_as_that() {
+    use tokio::io::AsyncWriteExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}/", listener.local_addr().unwrap());
+    let other = async {
+        let (mut client, _) = listener.accept().await.unwrap();
+        client
+            .write_all(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")
+            .await
+            .unwrap();
+        // The connection stays until the other side has had enough.
+        std::future::pending::<()>().await;
+        drop(client);
+    };
+    let said = tokio::select! {
+        said = said(&url) => said,
+        () = other => String::new(),
+    };
+    contains_all(&said, &["no Redis", "REDIS_URL"]);
 }
 
 #[tokio::test]
