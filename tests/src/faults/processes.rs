@@ -232,7 +232,19 @@ pub async fn agent_stopped(stage: &mut Stage) -> Result<()> {
     .await;
     stage.fault("and goes on");
     stage.agent(name)?.thaw()?;
-    elsewhere
+    elsewhere?;
+    let client = &stage.hands.client;
+    // A job has four tries, and there are five rounds and two agents: one of an earlier round may not be hit again.
+    wait_for(LONG, "the jobs that end late to have ended", async || {
+        for id in &late {
+            let job = client.job(*id).await.map_err(|error| format!("{error:#}"))?;
+            if !job.state.is_terminal() {
+                return Err(format!("{id} is {}", job.state));
+            }
+        }
+        Ok(())
+    })
+    .await
 }
 
 pub async fn agent_twin(stage: &mut Stage) -> Result<()> {
