@@ -375,6 +375,6 @@ pub(super) fn whole_number(document: &Document, field: &str) -> Option<i64> {
     }
 }
 
-pub(super) fn millis(duration: Duration) -> i64 {
+fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
